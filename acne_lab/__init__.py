@@ -1,0 +1,3 @@
+"""acne_lab: generate, edit, grade and audit acne photographs, reproducibly."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,225 @@
+"""From a source of images to an image table: collect, verify, split, write.
+
+A source (`folder.Folder`, `acne04.Acne04`, `toy.ToyFaces`) knows where images lie and what their labels are.
+`build_table` does what is common to all: it reads every file once, in parallel, to hash it and to prove
+that it decodes; it stops on bad data with a message that names every offender, or drops and records them;
+it splits by subject; and only then does it write.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
+
+import pandas as pd
+from tqdm import tqdm
+
+from acne_lab.data.photo import read_photo
+from acne_lab.data.splits import subject_split
+from acne_lab.data.table import BadData, ImageTable
+
+SKIP = "repair or remove them, or leave them out with data.on_bad=skip (recorded in the table's report)"
+
+T = TypeVar("T")
+
+_VERIFY_SIDE = 64  # px; JPEGs are decoded at 1/8 size, which still reads every byte, so truncation shows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with one file. With `on_bad=skip` the file is left out for this reason."""
+
+    file_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a source found.
+
+    Args:
+        rows: `file_name` (relative to images_root), `severity`, `lesions`, `subject`, `source`, optionally
+            `split` and `parent`, then any extra columns.
+        images_root: the user's own folder, or the scratch folder where the source has rendered its files.
+        boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
+        problems: what is wrong with single files.
+        report: facts for the table's report (JSON values); "notes" is a list of sentences for the user.
+        unlabelled: True: rows may have no severity.
+    """
+
+    rows: pd.DataFrame
+    images_root: Path
+    boxes: pd.DataFrame | None = None
+    problems: list[Problem] = field(default_factory=list)
+    report: dict = field(default_factory=dict)
+    unlabelled: bool = False
+
+
+class Source(Protocol):
+    """Where images come from."""
+
+    classes: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Hash of all that `collect` would read: equal fingerprints give equal tables."""
+
+    def collect(self, scratch: Path, num_workers: int) -> Collected:
+        """Find images and labels. A source that renders its own images puts them into `scratch`."""
+
+
+def build_table(
+    source: Source,
+    out_dir: Path,
+    *,
+    split: Mapping | None,
+    on_bad: Literal["error", "skip"],
+    num_workers: int,
+) -> ImageTable:
+    """Make the image table of `source` in `out_dir`.
+
+    Args:
+        source: where the images come from.
+        out_dir: the table's folder.
+        split: `{"seed": int, "fractions": {"train": .7, "val": .1, "test": .2}, "override": False}`; rows
+            are split by subject unless the source brings its own `split` column, which wins unless
+            `override` is true. None: the source must bring one.
+        on_bad: "error" stops before anything is written; "skip" drops bad files into `report["dropped"]`.
+        num_workers: threads that read and decode.
+
+    Raises:
+        BadData: some images or labels are wrong (`on_bad="error"`), or a class has no image left (either
+        way). ValueError: the source's layout is not what it must be, or there is no way to split.
+    """
+    if on_bad not in ("error", "skip"):
+        raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
+    images_dir = Path(out_dir) / "images"
+    if images_dir.is_symlink():  # of a build that was cut off; a source must not render through it
+        images_dir.unlink()
+
+    found = source.collect(images_dir, num_workers)
+    rows, problems = _verify(found, num_workers)
+    problems = [*found.problems, *problems]
+    if problems and on_bad == "error":
+        raise BadData([f"{problem.file_name}: {problem.reason}" for problem in problems], SKIP)
+    rows = rows[~rows["file_name"].isin({problem.file_name for problem in problems})]
+    _require_every_class(rows, source.classes, problems)
+    rows, split_notes = _split(rows.sort_values("file_name", ignore_index=True), split)
+
+    table = ImageTable(
+        root=out_dir,
+        rows=rows.assign(file_name="images/" + rows["file_name"]),
+        classes=source.classes,
+        report={
+            **found.report,
+            "num_images": len(rows),
+            "num_subjects": int(rows["subject"].nunique()),
+            "dropped": [asdict(problem) for problem in problems],
+            "notes": [*found.report.get("notes", []), *split_notes],
+        },
+        boxes=_boxes_of(rows, found.boxes),
+    )
+    if found.images_root != images_dir:
+        images_dir.parent.mkdir(parents=True, exist_ok=True)
+        images_dir.symlink_to(found.images_root.resolve(), target_is_directory=True)
+    table.write()
+    return table
+
+
+def severity_of_count(lesions: int, bands: Mapping[str, int | None]) -> str:
+    """The class whose band a lesion count falls in.
+
+    Args:
+        lesions: how many.
+        bands: class -> the largest count it covers, in rising order; the last is None and covers the rest.
+    """
+    return next(severity for severity, largest in bands.items() if largest is None or lesions <= largest)
+
+
+def hash_files(root: Path, files: Iterable[str], *, num_workers: int = 8) -> str:
+    """sha256 over the relative paths and the content of `files` (relative to `root`), in any order.
+
+    Content and not modification times: a copy, a checkout or a restored backup changes every time and no
+    pixel, and a file can change within a timestamp's resolution. Reading is cheap beside what is built from
+    it.
+    """
+    files = sorted(set(files))
+    digests = _in_threads(lambda name: _sha256(root / name), files, num_workers, "fingerprint")
+    total = hashlib.sha256()
+    for name, digest in zip(files, digests):
+        total.update(f"{digest}  {name}\n".encode())
+    return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(found: Collected, num_workers: int) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read each file once: its sha256 becomes a column, and what does not decode becomes a problem."""
+
+    def check(name: str) -> tuple[str, str]:
+        try:
+            content = (found.images_root / name).read_bytes()
+            read_photo(io.BytesIO(content), draft_side=_VERIFY_SIDE)
+        except (OSError, ValueError) as error:
+            return "", f"cannot be read as an image ({error})"
+        return hashlib.sha256(content).hexdigest(), ""
+
+    names = found.rows["file_name"].tolist()
+    results = _in_threads(check, names, num_workers, "verify")
+    problems = [Problem(name, reason) for name, (_, reason) in zip(names, results) if reason]
+    if not found.unlabelled:
+        unlabelled = found.rows["severity"].fillna("") == ""
+        problems += [Problem(name, "has no severity") for name in found.rows.loc[unlabelled, "file_name"]]
+    rows = found.rows.assign(sha256=[digest for digest, _ in results])
+    return rows if "parent" in rows else rows.assign(parent=""), problems
+
+
+def _in_threads(
+    function: Callable[[str], T], items: list[str], num_workers: int, description: str
+) -> list[T]:
+    """`[function(item) for item in items]` in threads, with a progress bar after the first second."""
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit="file", delay=1))
+
+
+def _require_every_class(rows: pd.DataFrame, classes: tuple[str, ...], problems: list[Problem]) -> None:
+    """A class that lost its last image makes a different experiment: that is never skipped."""
+    present = set(rows["severity"])
+    empty = [name for name in classes if name not in present]
+    if empty:
+        lines = [f"class {name}: no usable image" for name in empty]
+        lines += [f"{problem.file_name}: {problem.reason}" for problem in problems]
+        raise BadData(lines, "give each class at least one readable image, or take it out of data.classes")
+
+
+def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, list[str]]:
+    """Rows with a split: their own if they have one and `split` does not override it, else one by subject.
+
+    Returns:
+        the rows, and what the user must know about a split that came with the images.
+    """
+    options = dict(split or {})
+    override = options.pop("override", False)
+    if "split" not in rows or override:
+        if not options:
+            raise ValueError("the images come without a split: ask for one, e.g. data.split={seed: 0}")
+        return rows.assign(split=subject_split(rows, **options)), []
+    notes = ["the split that came with the images was kept (data.split.override=true makes another)"]
+    num_parts = rows.groupby("subject")["split"].nunique()
+    torn = num_parts.index[num_parts > 1].tolist()
+    if torn:
+        notes.append(f"leakage: {len(torn)} subjects are in more than one split, e.g. {', '.join(torn[:5])}")
+    return rows, notes
+
+
+def _boxes_of(rows: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The boxes of the rows that are left, under the names that the table uses."""
+    if boxes is None:
+        return None
+    boxes = boxes[boxes["file_name"].isin(rows["file_name"])]
+    return boxes.assign(file_name="images/" + boxes["file_name"])

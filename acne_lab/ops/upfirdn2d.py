@@ -1,0 +1,85 @@
+"""Up-sample, FIR-filter and down-sample images in one operator (Karras et al. 2019, appendix B).
+
+Plain PyTorch: a zero-inserting reshape, a pad or crop, and one depthwise convolution whose stride is the
+down-sampling. It does not know how to avoid multiplying the inserted zeros.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def setup_filter(taps: Sequence[float] | Tensor) -> Tensor:
+    """Return a float32 FIR filter of sum 1: 2-D from fewer than 8 taps (outer product), else 1-D (separable).
+
+    A 2-D `taps` is only normalised.
+    """
+    f = torch.as_tensor(taps, dtype=torch.float32)
+    if f.ndim == 1 and f.numel() < 8:
+        f = f.outer(f)
+    return f / f.sum()
+
+
+def upfirdn2d(
+    x: Tensor,
+    f: Tensor,
+    up: int | tuple[int, int] = 1,
+    down: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int, int, int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1.0,
+) -> Tensor:
+    """Insert zeros, pad or crop, filter, keep every `down`-th sample.
+
+    Args:
+        x: [N, C, H, W].
+        f: [fh, fw] or, for a separable filter, [taps]; float32.
+        up: zeros are inserted so that every sample becomes `up` samples; (x, y) or one number.
+        down: every `down`-th sample is kept; (x, y) or one number.
+        padding: [x0, x1, y0, y1] of the up-sampled image; negative numbers crop.
+        flip_filter: False convolves, True correlates.
+        gain: factor on the result.
+
+    Returns:
+        [N, C, (H*up + y0 + y1 - fh) // down + 1, (W*up + x0 + x1 - fw) // down + 1], in x's dtype.
+    """
+    up_x, up_y = (up, up) if isinstance(up, int) else up
+    down_x, down_y = (down, down) if isinstance(down, int) else down
+    x0, x1, y0, y1 = (padding,) * 4 if isinstance(padding, int) else padding
+    if f.ndim == 1:  # separable: one axis after the other
+        x = upfirdn2d(x, f[None, :], (up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip_filter, gain)
+        return upfirdn2d(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1), flip_filter)
+
+    n, c, h, w = x.shape
+    if up_x > 1 or up_y > 1:
+        x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))
+        x = x.reshape(n, c, h * up_y, w * up_x)
+    symmetric = x0 == x1 >= 0 and y0 == y1 >= 0
+    if not symmetric:
+        x = F.pad(x, (x0, x1, y0, y1))
+    f = f * gain
+    if not flip_filter:  # conv2d correlates
+        f = f.flip((0, 1))
+    weight = f.to(x.dtype)[None, None].repeat(c, 1, 1, 1)
+    conv_padding = (y0, x0) if symmetric else 0
+    return F.conv2d(x, weight, stride=(down_y, down_x), padding=conv_padding, groups=c)
+
+
+def upsample2d(x: Tensor, f: Tensor, up: int = 2) -> Tensor:
+    """Return [N, C, H*up, W*up]: brightness kept, samples centred."""
+    left, right = (f.shape[-1] + up - 1) // 2, (f.shape[-1] - up) // 2
+    return upfirdn2d(x, f, up=up, padding=(left, right, left, right), gain=up * up)
+
+
+def downsample2d(x: Tensor, f: Tensor, down: int = 2) -> Tensor:
+    """Return [N, C, H/down, W/down]: brightness kept, samples centred."""
+    left, right = (f.shape[-1] - down + 1) // 2, (f.shape[-1] - down) // 2
+    return upfirdn2d(x, f, down=down, padding=(left, right, left, right))
+
+
+def filter2d(x: Tensor, f: Tensor) -> Tensor:
+    """Return x filtered at its own size."""
+    left, right = f.shape[-1] // 2, (f.shape[-1] - 1) // 2
+    return upfirdn2d(x, f, padding=(left, right, left, right))

@@ -1,0 +1,642 @@
+"""Write a study up: one HTML page that needs nothing else, and report.md with its pictures in report_files/.
+
+Both are filled from the same facts. The page has no script and asks for nothing over the network, so it can
+be mailed, printed and opened on a hospital computer. Everything that comes from a file is escaped.
+
+The page decides nothing: no test, no interval, no ranking. With one seed there is nothing to decide.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
+from PIL import Image
+
+from acne_lab.report import plots
+from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
+
+NOT_RUN = "not run"
+NUM_CONTACT = 10  # training images shown of each severity
+NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
+THUMBNAIL = 176  # pixels: twice what the page shows, for sharp screens
+GRID_WIDTH = 720  # pixels of a GAN's sample grid
+
+_SOURCE_NAMES = {
+    "real": "Real photographs",
+    "toy": "Toy faces, drawn by code in place of photographs",
+    "edited": "Edited photographs",
+    "generated": "Generated",
+}
+_ENVIRONMENT_FIRST = ("code", "git", "version", "python", "torch", "cuda", "gpu", "cpu", "thread", "platform")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A plot in both its forms."""
+
+    name: str
+    alt: str
+    svg: Markup
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image from a run, at the size of the page."""
+
+    image: Image.Image
+    title: str
+
+    @property
+    def uri(self) -> str:
+        return plots.data_uri(self.image)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures of one severity; a column each for what was real and what was made from it."""
+
+    severity: str
+    columns: tuple[tuple[Picture, ...], ...]
+    notes: tuple[str, ...]
+
+
+def write_report(study_dir: Path, runs_dir: Path) -> Path:
+    """Write `report.html`, `report.md` and `report_files/` into `study_dir` and return the page's path.
+
+    Args:
+        study_dir: folder of the study's run (has study.json).
+        runs_dir: folder that the runs in study.json are relative to.
+
+    Raises:
+        ValueError: `study_dir` has no study.json.
+    """
+    study_dir, runs_dir = Path(study_dir), Path(runs_dir)
+    facts = _facts(read_study(study_dir, runs_dir), runs_dir)
+    aside = study_dir / f".report_files.{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    facts["files"] = _write_pictures(facts, aside)
+    shutil.rmtree(study_dir / "report_files", ignore_errors=True)
+    aside.rename(study_dir / "report_files")
+    _replace_text(study_dir / "report.md", _markdown().get_template("page.md.j2").render(facts))
+    _replace_text(study_dir / "report.html", _html().get_template("page.html.j2").render(facts))
+    return study_dir / "report.html"
+
+
+def summary_lines(study: Study) -> list[str]:
+    """What the study job prints and the page begins with: at most five lines."""
+    tested = [arm for arm in study.arms if arm.test]
+    lines = [
+        f"{study.name}: {_count(len(study.arms), 'arm')}, "
+        f"{_count(len(study.classes), 'severity', 'severities')}, seed {_known(study.seed)}"
+    ]
+    if tested:
+        one_test_set = len({arm.test.get("num_test") for arm in tested}) == 1
+        where = f" on {_known(tested[0].test.get('num_test'))} test images" if one_test_set else ""
+        scores = [
+            f"{arm.name} {score(arm.test.get('balanced_accuracy'))}"
+            + ("" if one_test_set else f" on {_known(arm.test.get('num_test'))}")
+            for arm in tested
+        ]
+        chance = f" (chance {score(1 / len(study.classes))})" if study.classes else ""
+        lines.append(f"balanced accuracy{where}{chance}: {', '.join(scores)}")
+    missing = [arm.name for arm in study.arms if not arm.test]
+    if missing:
+        lines.append(f"{NOT_RUN}: {', '.join(missing)}")
+    lines.append(_stages_line(study.stages))
+    lines.append(f"report: {study.run}/report.html")
+    return lines
+
+
+def reading(study: Study) -> list[str]:
+    """What the numbers say in plain words, and what they cannot say."""
+    tested = [arm for arm in study.arms if arm.test.get("balanced_accuracy") is not None]
+    said = []
+    if len(tested) > 1:
+        ranked = sorted(tested, key=lambda arm: arm.test["balanced_accuracy"], reverse=True)
+        top, second, last = ranked[0], ranked[1], ranked[-1]
+        gap = top.test["balanced_accuracy"] - second.test["balanced_accuracy"]
+        said.append(
+            f"Highest balanced accuracy: “{top.name}” ({score(top.test['balanced_accuracy'])}), "
+            f"{100 * gap:.1f} points above “{second.name}”"
+            + (
+                f"; lowest: “{last.name}” ({score(last.test['balanced_accuracy'])})."
+                if last is not second
+                else "."
+            )
+        )
+    if study.classes:
+        chance = 1 / len(study.classes)
+        low = [arm.name for arm in tested if arm.test["balanced_accuracy"] <= chance]
+        if low:
+            said.append(f"At or below chance ({score(chance)}), so learned nothing of use: {_quoted(low)}.")
+    missing = [arm.name for arm in study.arms if arm not in tested]
+    if missing:
+        said.append(f"Not run or not finished: {_quoted(missing)}. The comparison is incomplete.")
+    said.append(
+        f"This is one seed ({_known(study.seed)}). Two runs of the same arm with different seeds often "
+        "differ as much as two arms do, so one seed is no evidence for or against an arm: repeat with at "
+        "least five, and compare in pairs, with intervals."
+    )
+    said += _grain(tested)
+    learned = [arm.train["num_images"] for arm in tested if "num_images" in arm.train]
+    if len(set(learned)) > 1:
+        said.append(
+            f"The arms learned from different numbers of images ({min(learned):,} to {max(learned):,}), "
+            "so what the images are and how many there are cannot be told apart."
+        )
+    sizes = {arm.test.get("num_test") for arm in tested}
+    if len(sizes) > 1:
+        said.append("The arms were tested on different numbers of images, so their scores do not compare.")
+    if study.real is not None and (shared := _shared_subjects(study.real.table.rows)):
+        said.append(
+            f"{_count(shared, 'subject')} lie in more than one split: the grader has met people of its test "
+            "set, and its scores are too high."
+        )
+    if study.uses_toy_images:
+        said.append(
+            "The faces are toy images drawn by code. The study shows that the pipeline works from end to "
+            "end; it says nothing about acne."
+        )
+    if study.synthetic:
+        said.append(
+            "Synthetic does not mean anonymous: a generator trained on some hundred images can repeat them. "
+            "This report has no measurement of that."
+        )
+    said.append("Research software, not a medical device: no number here may guide the care of a patient.")
+    return said
+
+
+def score(value: float | None) -> str:
+    """A share in [0, 1] with three digits; `NOT_RUN` where there is none."""
+    return NOT_RUN if value is None or value != value else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 8 s, 12 min 5 s, 3 h 20 min."""
+    if seconds is None:
+        return NOT_RUN
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+# -------------------------------------------------------------------------------- the facts
+
+
+def _facts(study: Study, runs_dir: Path) -> dict:
+    """Everything either template may name. A list without content means a section without a heading."""
+    arm_of = {arm.stage: arm.name for arm in study.arms}
+    curves = {
+        arm_of.get(stage.name, stage.name): stage.curves
+        for stage in study.graders
+        if stage.curves is not None
+    }
+    return {
+        "study": study,
+        "summary": summary_lines(study),
+        "arms": [_arm_row(study, arm) for arm in study.arms],
+        "chance": 1 / len(study.classes) if study.classes else None,
+        "commonest": next((arm.commonest_share for arm in study.arms if arm.commonest_share), None),
+        "arms_drawing": _arms_drawing(study),
+        "reading": reading(study),
+        "data": _data(study),
+        "contact": _contact(study),
+        "beside": _beside(study),
+        "gans": [_gan(study, stage) for stage in study.gans],
+        "graders_drawing": _drawing(
+            plots.grader_figure(curves), "graders", "Training curves of the graders: " + ", ".join(curves)
+        ),
+        "confusions": [_confusion(arm) for arm in study.arms if arm.test.get("confusion")],
+        "environment": _environment(study, runs_dir),
+        "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(study.classes))],
+        "palette": plots.PALETTE,
+    }
+
+
+def _arm_row(study: Study, arm: Arm) -> dict:
+    return {
+        "name": arm.name,
+        "tested": bool(arm.test),
+        "balanced_accuracy": score(arm.test.get("balanced_accuracy")),
+        "accuracy": score(arm.test.get("accuracy")),
+        "macro_f1": score(arm.test.get("macro_f1")),
+        "num_test": _known(arm.test.get("num_test")),
+        "recall": [_recall(arm, name) for name in study.classes],
+        "train_set": _train_set(study, arm),
+    }
+
+
+def _recall(arm: Arm, severity: str) -> str:
+    if "recall" not in arm.test:
+        return NOT_RUN
+    value = arm.test["recall"].get(severity)
+    return "-" if value is None else score(value)
+
+
+def _train_set(study: Study, arm: Arm) -> str:
+    """What the grader learned from as it says itself, or else what lies in the tables that its config names.
+
+    The second may be more than it learned from, hence "reads": a grader also names the table that tests it.
+    """
+    if arm.train:
+        return (
+            _by_source(arm.train["sources"])
+            if "sources" in arm.train
+            else _count(arm.train["num_images"], "image")
+        )
+    stage = study.named(arm.stage)
+    tables = (
+        [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
+    )
+    if not tables:
+        return NOT_RUN
+    rows = pd.concat([table.select(split="train").rows for table in tables])
+    return f"reads {_by_source(rows['source'].value_counts(sort=False).to_dict())}"
+
+
+def _arms_drawing(study: Study) -> Drawing | None:
+    tested = [arm for arm in study.arms if arm.test.get("balanced_accuracy") is not None]
+    if not tested:
+        return None
+    figure = plots.arms_figure(
+        [arm.name for arm in tested],
+        balanced_accuracy=[arm.test["balanced_accuracy"] for arm in tested],
+        recall=[arm.test.get("recall", {}) for arm in tested],
+        classes=study.classes,
+    )
+    words = "; ".join(f"{arm.name} {score(arm.test['balanced_accuracy'])}" for arm in tested)
+    return _drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
+
+
+def _data(study: Study) -> dict | None:
+    if study.real is None:
+        return None
+    table = study.real.table
+    counts = table.counts()
+    subjects = {
+        split: table.rows[table.rows["split"] == split]["subject"].nunique() for split in counts.columns
+    }
+    rows = _synthetic_rows(study)
+    kinds = {kind: rows[rows["source"] == kind]["severity"] for kind in ("edited", "generated")}
+    made = [
+        (kind, [int((severity == name).sum()) for name in counts.index], len(severity))
+        for kind, severity in kinds.items()
+        if len(severity)
+    ]
+    return {
+        "stage": study.real.name,
+        "source": _source_name(table.rows),
+        "splits": list(counts.columns),
+        "rows": [
+            (name, [int(value) for value in row], int(sum(row)))
+            for name, row in zip(counts.index, counts.to_numpy())
+        ],
+        "total": [int(value) for value in counts.sum()],
+        "num_images": len(table),
+        "subjects": list(subjects.values()),
+        "num_subjects": table.rows["subject"].nunique(),
+        "shared": _shared_subjects(table.rows),
+        "made": made,
+        "report": json.dumps(table.report, indent=2, ensure_ascii=False) if table.report else "",
+    }
+
+
+def _contact(study: Study) -> list[Sheet]:
+    """Training images of each severity. The test split is never shown: it is opened once, by the grader."""
+    if study.real is None:
+        return []
+    train = study.real.table.select(split="train")
+    sheets = [
+        Sheet(name, (_pictures(study.real, train.select(severity=name).rows, NUM_CONTACT),), ())
+        for name in train.classes
+    ]
+    return [sheet for sheet in sheets if sheet.columns[0]]
+
+
+def _beside(study: Study) -> dict | None:
+    """Real and synthetic images, a row a severity; None without synthetic ones."""
+    if not study.synthetic:
+        return None
+    made = _synthetic_rows(study)
+    made = made[made["split"] == "train"] if (made["split"] == "train").any() else made
+    kinds = [kind for kind in ("edited", "generated") if (made["source"] == kind).any()]
+    sheets = []
+    for name in (*study.synthetic[0].table.classes, ""):
+        columns, notes = [], []
+        if study.real is not None:
+            rows = study.real.table.rows
+            rows = rows[(rows["severity"] == name) & (rows["split"] == "train")]
+            columns.append(_pictures(study.real, rows, NUM_BESIDE))
+        for kind in kinds:
+            rows = made[(made["source"] == kind) & (made["severity"] == name)]
+            pictures: list[Picture] = []
+            for stage in study.synthetic:
+                pictures += _pictures(stage, rows[rows["stage"] == stage.name], NUM_BESIDE - len(pictures))
+            columns.append(tuple(pictures))
+            notes += [_lineage(study, stage, rows[rows["stage"] == stage.name]) for stage in study.synthetic]
+        sheets.append(Sheet(name, tuple(columns), tuple(note for note in notes if note)))
+    sheets = [sheet for sheet in sheets if any(sheet.columns)]
+    heads = [_source_name(study.real.table.rows)] if study.real is not None else []
+    return {"heads": heads + [_SOURCE_NAMES[kind] for kind in kinds], "sheets": sheets} if sheets else None
+
+
+def _synthetic_rows(study: Study) -> pd.DataFrame:
+    """The rows of all synthetic tables, with the column `stage` that says which."""
+    tables = [stage.table.rows.assign(stage=stage.name) for stage in study.synthetic]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame({"source": [], "severity": []})
+
+
+def _lineage(study: Study, stage: Stage, rows: pd.DataFrame) -> str:
+    """Where the synthetic images of one severity come from: stage, parents, seeds."""
+    if rows.empty:
+        return ""
+    parents = rows["parent"].unique()
+    makers = sorted(
+        {maker.name for parent in parents if (maker := study.made(parent)) is not None and maker is not stage}
+    )
+    words = f"{_count(len(rows), 'image')} by {stage.name}"
+    if makers:
+        words += f" from {', '.join(makers)}"
+    elif len(parents) == 1 and parents[0]:
+        words += f" from {parents[0]}"
+    elif len(parents) > 1:
+        words += f" from {_count(len(parents), 'parent')}"
+    seeds = (
+        pd.to_numeric(rows["seed"], errors="coerce").dropna() if "seed" in rows else pd.Series(dtype=float)
+    )
+    if not seeds.empty:
+        words += (
+            f", seeds {seeds.min():.0f} to {seeds.max():.0f}"
+            if len(seeds) > 1
+            else f", seed {seeds.iloc[0]:.0f}"
+        )
+    return words
+
+
+def _gan(study: Study, stage: Stage) -> dict:
+    ticks = stage.ticks
+    reals = [path for path in stage.samples if path.stem == "reals"]
+    shown = [(path, "training images") for path in reals] + [(path, _tick_name(path)) for path in ticks[-1:]]
+    earlier = dict.fromkeys((ticks[0], ticks[len(ticks) // 2])) if len(ticks) > 1 else {}
+    before = [(path, _tick_name(path)) for path in earlier if path != ticks[-1]]
+    seen = stage.metrics.get("images_seen")
+    if seen is None and "images_seen" in stage.curves:
+        seen = stage.curves["images_seen"].max()
+    return {
+        "name": stage.name,
+        "state": stage.state,
+        "base": _base_note(study, stage),
+        "kimg": NOT_RUN if seen is None or seen != seen else f"{seen / 1000:,.1f} kimg",
+        "drawing": _drawing(
+            plots.gan_figure(stage.curves), f"gan-{_slug(stage.name)}", f"Training curves of {stage.name}"
+        ),
+        "grids": _grids(shown),
+        "before": _grids(before),
+    }
+
+
+def _base_note(study: Study, stage: Stage) -> str:
+    """Where the weights began: at random, in a stage of this study, in an earlier run, in a shipped file."""
+    base = init_from(stage.config)
+    if base is None:
+        return "Trained here from random weights."
+    maker = study.named(base) or study.made(base)
+    if maker is not None:
+        return f"Starts from the weights of stage “{maker.name}” of this study."
+    if base.startswith("runs/") or "/runs/" in base:
+        return f"Starts from an earlier run, {base.split('runs/')[-1]}, which is not part of this study."
+    return f"Starts from the shipped base “{base.rsplit('/', 1)[-1]}”, which was not trained in this study."
+
+
+def _confusion(arm: Arm) -> dict:
+    rows = []
+    for name, counts in zip(arm.classes, arm.test["confusion"]):
+        total = sum(counts)
+        cells = [(count, count / total if total else 0.0) for count in counts]
+        rows.append((name, cells, total))
+    return {"name": arm.name, "classes": arm.classes, "rows": rows}
+
+
+def _environment(study: Study, runs_dir: Path) -> dict:
+    """What the stages recorded: one line a fact, more than one value where the stages differ."""
+    facts: dict[str, dict[str, None]] = {}
+    for stage in study.stages:
+        for key, value in _flat(stage.environment):
+            facts.setdefault(key, {})[without_machine_paths(value, runs_dir)] = None
+    rows = [(key, list(values)) for key, values in facts.items()]
+
+    def place(row: tuple[str, list[str]]) -> int:
+        known = [index for index, word in enumerate(_ENVIRONMENT_FIRST) if word in row[0].lower()]
+        return known[0] if known else len(_ENVIRONMENT_FIRST)
+
+    top = sorted((row for row in rows if "." not in row[0]), key=place)
+    return {"rows": top or rows, "more": [row for row in rows if "." in row[0]] if top else []}
+
+
+# -------------------------------------------------------------------------------- pictures
+
+
+def _drawing(figure: Figure | None, name: str, alt: str) -> Drawing | None:
+    if figure is None:
+        return None
+    return Drawing(
+        name,
+        alt,
+        Markup(plots.inline_svg(figure, name=name, description=str(escape(alt)))),
+        plots.png(figure),
+    )
+
+
+def _pictures(stage: Stage, rows: pd.DataFrame, count: int) -> tuple[Picture, ...]:
+    """Thumbnails of `count` rows spread evenly over the table, of different subjects if there are enough."""
+    people = rows.drop_duplicates("subject")
+    rows = people if len(people) >= count else rows
+    spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    pictures = []
+    for row in rows.iloc[spread].to_dict("records"):
+        thumbnail = _thumbnail(stage.table.root / row["file_name"])
+        if thumbnail is not None:
+            facts = [
+                row["file_name"],
+                f"from {row['parent']}" if row["parent"] else "",
+                f"seed {row['seed']}" if "seed" in row else "",
+            ]
+            pictures.append(Picture(thumbnail, ", ".join(fact for fact in facts if fact)))
+    return tuple(pictures)
+
+
+def _thumbnail(path: Path) -> Image.Image | None:
+    """None where the photograph is gone: real ones are only linked, and the user may have moved them."""
+    try:
+        with Image.open(path) as image:
+            return plots.thumbnail(image, side=THUMBNAIL)
+    except OSError:
+        return None
+
+
+def _grids(paths: Iterable[tuple[Path, str]]) -> list[Picture]:
+    grids = []
+    for path, title in paths:
+        with Image.open(path) as image:
+            grids.append(Picture(plots.shrunk(image, width=GRID_WIDTH), title))
+    return grids
+
+
+def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
+    """Write what report.md shows into `folder`; returns {name of the picture: its link}."""
+    files = {}
+
+    def write(name: str, suffix: str, data: bytes) -> None:
+        (folder / f"{name}.{suffix}").write_bytes(data)
+        files[name] = f"report_files/{name}.{suffix}"
+
+    drawings = [facts["arms_drawing"], facts["graders_drawing"], *(gan["drawing"] for gan in facts["gans"])]
+    for drawing in drawings:
+        if drawing is not None:
+            write(drawing.name, "png", drawing.png)
+    sheets = {"contact": facts["contact"], "beside": facts["beside"]["sheets"] if facts["beside"] else []}
+    for name, rows in sheets.items():
+        for column in range(len(rows[0].columns) if rows else 0):
+            images = [[picture.image for picture in sheet.columns[column]] for sheet in rows]
+            if any(images):
+                media_type, data = plots.encoded(plots.contact_sheet(images, side=THUMBNAIL // 2))
+                write(f"{name}-{column + 1}", media_type.split("/")[1], data)
+    for gan in facts["gans"]:
+        for index, grid in enumerate(gan["grids"], start=1):
+            media_type, data = plots.encoded(grid.image)
+            write(f"gan-{_slug(gan['name'])}-{index}", media_type.split("/")[1], data)
+    return files
+
+
+# -------------------------------------------------------------------------------- words
+
+
+def _stages_line(stages: Sequence[Stage]) -> str:
+    reused = [stage for stage in stages if stage.reused]
+    run = [stage for stage in stages if stage.state == "done" and not stage.reused]
+    rest = len(stages) - len(reused) - len(run)
+    words = [
+        f"{len(run)} run in {duration(sum(stage.seconds or 0 for stage in run))}",
+        f"{len(reused)} reused",
+    ]
+    if rest:
+        words.append(f"{rest} unfinished or not run")
+    return f"{_count(len(stages), 'stage')}: {', '.join(words)}"
+
+
+def _grain(tested: Sequence[Arm]) -> list[str]:
+    """How much one test image weighs: the finest difference this test set can show."""
+    counts = next((arm.num_per_class for arm in tested if arm.num_per_class), {})
+    counts = {name: number for name, number in counts.items() if number}
+    if not counts:
+        return []
+    rarest = min(counts, key=counts.__getitem__)
+    weight = 100 / counts[rarest]
+    return [
+        f"The rarest severity of the test set, “{rarest}”, has {_count(counts[rarest], 'image')}: each of "
+        f"them moves its recall by {weight:.1f} points and balanced accuracy by {weight / len(counts):.1f}."
+    ]
+
+
+def _by_source(counts: dict[str, int]) -> str:
+    return " + ".join(f"{number:,} {source}" for source, number in counts.items())
+
+
+def _shared_subjects(rows: pd.DataFrame) -> int:
+    """Number of subjects with images in more than one split."""
+    known = rows[rows["subject"] != ""]
+    return int((known.groupby("subject")["split"].nunique() > 1).sum())
+
+
+def _source_name(rows: pd.DataFrame) -> str:
+    return _SOURCE_NAMES["toy" if (rows["source"] == "toy").all() else "real"]
+
+
+def _tick_name(path: Path) -> str:
+    digits = re.sub(r"\D", "", path.stem)
+    return f"tick {int(digits)}" if digits else path.stem
+
+
+def _known(value: object) -> str:
+    return NOT_RUN if value is None else str(value)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
+
+
+def _slug(name: str) -> str:
+    """A name from a file as part of a file name or an id."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "unnamed"
+
+
+def _flat(facts: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# -------------------------------------------------------------------------------- templates
+
+
+def _html() -> Environment:
+    return _environment_of_templates(autoescape=True)
+
+
+def _markdown() -> Environment:
+    """Markdown has no autoescape: `finalize` escapes every expression that is not Markup."""
+    return _environment_of_templates(autoescape=False, finalize=_escape_markdown)
+
+
+def _environment_of_templates(**options) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+    environment.filters.update(duration=duration, score=score, slug=_slug, fenced=_fenced)
+    return environment
+
+
+def _escape_markdown(value: object) -> object:
+    if isinstance(value, Markup):
+        return value
+    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+
+
+def _fenced(text: str) -> Markup:
+    """A code block that its text cannot end. Markup: nothing in it needs, or may get, escapes."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}\n{text}\n{fence}")
+
+
+def _replace_text(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)

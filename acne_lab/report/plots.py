@@ -1,0 +1,304 @@
+"""Figures of the report: numbers and pictures in, a matplotlib Figure or an image out. No file is read here.
+
+A figure is drawn once, in the light colours of the palette. For the page `inline_svg` turns each colour into
+a CSS variable, so the drawing follows the reader's light or dark theme; for report.md `png` keeps them.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+# CSS variable: (light, dark). Light colours must be distinct: by them the SVG is recoloured.
+# The six series keep apart for the common kinds of colour blindness; the ramp runs from mild to very severe.
+PALETTE = {
+    "ink": ("#1d2329", "#e4e7ea"),
+    "muted": ("#68717b", "#98a1ab"),
+    "rule": ("#dde1e5", "#333a42"),
+    "series-1": ("#2f6f9f", "#6fb1e0"),
+    "series-2": ("#c4622d", "#ee9a67"),
+    "series-3": ("#3d8b62", "#6cc796"),
+    "series-4": ("#8a5a9e", "#c396d6"),
+    "series-5": ("#a8852a", "#d9b95c"),
+    "series-6": ("#57606b", "#aab4bf"),
+    "ramp-1": ("#dfa94b", "#f2c879"),
+    "ramp-2": ("#d67f45", "#ee9d68"),
+    "ramp-3": ("#c0504a", "#e2736b"),
+    "ramp-4": ("#97304f", "#d0537a"),
+    "ramp-5": ("#651d4c", "#ab4a92"),
+}
+INK, MUTED, RULE = (PALETTE[name][0] for name in ("ink", "muted", "rule"))
+SERIES = [light for name, (light, _) in PALETTE.items() if name.startswith("series")]
+RAMP = [light for name, (light, _) in PALETTE.items() if name.startswith("ramp")]
+
+WIDTH = 9.6  # inches; at the page's 960 px a point is 1.39 px
+_STYLE = {
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 1.4,
+    "legend.borderaxespad": 0.2,
+    "figure.facecolor": "none",
+    "svg.fonttype": "none",  # text stays text: it takes the page's font and can be searched and read aloud
+}
+
+_GAN_PANELS = (
+    # title, {column: label}, what the axis shows at least
+    ("Loss", {"loss/G": "generator", "loss/D": "discriminator"}, None),
+    ("Discriminator score", {"score/real": "real", "score/fake": "generated"}, None),
+    ("Regularisation (log)", {"loss/r1": "R1", "loss/path_length": "path length"}, None),
+    ("ADA: augmentation probability p", {"ada/p": "p"}, (0, 1)),
+    ("ADA: overfitting signal r_t", {"ada/r_t": "r_t"}, (0, 1)),
+    ("Seconds per kimg", {"speed/s_per_kimg": "s/kimg"}, None),
+)
+
+
+def ramp(num_classes: int) -> list[str]:
+    """`num_classes` colours from mild to very severe; beyond five classes neighbours share one."""
+    return [RAMP[round(index)] for index in np.linspace(0, min(num_classes, len(RAMP)) - 1, num_classes)]
+
+
+def arms_figure(
+    arms: Sequence[str],
+    *,
+    balanced_accuracy: Sequence[float],
+    recall: Sequence[Mapping[str, float | None]],
+    classes: Sequence[str],
+) -> Figure:
+    """Balanced accuracy of each arm, in [0, 1], beside the recalls it is the mean of. First arm on top."""
+    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
+        figure, (axes,) = _grid(rows=1, columns=1, height=0.75 + 0.44 * len(arms))
+        heights = np.arange(len(arms))[::-1]
+        shifts = np.linspace(0.2, -0.2, len(classes))  # equal recalls must not hide each other
+        for name, colour, shift in zip(classes, ramp(len(classes)), shifts):
+            values = [np.nan if row.get(name) is None else row[name] for row in recall]
+            axes.plot(
+                values, heights + shift, "o", color=colour, markersize=5, label=f"recall {_plain(name)}"
+            )
+        axes.plot(
+            balanced_accuracy,
+            heights,
+            "|",
+            color=INK,
+            markersize=21,
+            markeredgewidth=2.4,
+            label="balanced accuracy",
+        )
+        chance = 1 / len(classes) if classes else None
+        if chance is not None:
+            axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), label="chance")
+        axes.set(xlim=(-0.015, 1.015), ylim=(-0.6, len(arms) - 0.4))
+        axes.set_yticks(heights, [_plain(name) for name in arms])
+        axes.tick_params(axis="y", labelcolor=INK)
+        _legend_below(figure, axes, columns=len(classes) + 2)
+        return figure
+
+
+def gan_figure(curves: pd.DataFrame) -> Figure | None:
+    """Training curves of one GAN against thousands of images seen; None where `curves` has none of them."""
+    panels = [
+        (
+            title,
+            {
+                column: label
+                for column, label in names.items()
+                if column in curves and curves[column].notna().any()
+            },
+            span,
+        )
+        for title, names, span in _GAN_PANELS
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    if not panels or "images_seen" not in curves:
+        return None
+    rows = -(-len(panels) // 3)
+    with rc_context(_STYLE):
+        figure, cells = _grid(rows=rows, columns=3, height=2.15 * rows)
+        for axes, (title, names, span) in zip(cells, panels):
+            for (column, label), colour in zip(names.items(), SERIES):
+                known = curves[["images_seen", column]].dropna()
+                axes.plot(
+                    known["images_seen"] / 1000,
+                    known[column],
+                    color=colour,
+                    label=label,
+                    **_dot_if_single(known),
+                )
+            axes.set_title(title)
+            if "(log)" in title and (curves[list(names)].max() > 0).all():
+                axes.set_yscale("log")
+            if span is not None:
+                low, high = axes.get_ylim()
+                axes.set_ylim(min(low, span[0] - 0.04), max(high, span[1] + 0.04))
+            if len(names) > 1:
+                axes.legend(loc="best")
+        for axes in cells[len(panels) :]:
+            axes.remove()
+        for axes in cells[max(0, len(panels) - 3) : len(panels)]:
+            axes.set_xlabel("thousand images seen (kimg)")
+        return figure
+
+
+def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
+    """Training curves of all graders ({name: metrics.csv}) against epochs; None where none has any."""
+    panels = (
+        ("Training loss", "train/loss"),
+        ("Validation loss", "val/loss"),
+        ("Validation balanced accuracy", "val/balanced_accuracy"),
+    )
+    panels = [
+        panel for panel in panels if any(panel[1] in frame and "epoch" in frame for frame in curves.values())
+    ]
+    if not panels:
+        return None
+    with rc_context(_STYLE):
+        figure, cells = _grid(rows=1, columns=len(panels), height=2.6)
+        for axes, (title, column) in zip(cells, panels):
+            for index, (name, frame) in enumerate(curves.items()):
+                if column in frame and "epoch" in frame:
+                    known = frame[["epoch", column]].dropna()
+                    style = ("-", "--", ":")[index // len(SERIES) % 3]
+                    axes.plot(
+                        known["epoch"],
+                        known[column],
+                        color=SERIES[index % len(SERIES)],
+                        linestyle=style,
+                        label=_plain(name),
+                        **_dot_if_single(known),
+                    )
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            if column == "val/balanced_accuracy":
+                axes.set_ylim(-0.02, 1.02)
+        _legend_below(figure, cells[0], columns=min(4, len(curves)))
+        return figure
+
+
+def inline_svg(figure: Figure, *, name: str, description: str) -> str:
+    """The figure as an <svg> element for the page: theme colours, the page's font, words for a screen reader.
+
+    `name` keeps the ids of several drawings in one page apart, and makes the same drawing the same text.
+    `description` must be escaped for HTML already.
+    """
+    text = io.StringIO()
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata=metadata, transparent=True)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    svg = re.sub(r"<style [^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # matplotlib names its groups (figure_1, axes_1, ...) and refers only to clip paths and markers.
+    svg = re.sub(r'(<g\b[^>]*?) id="[^"]*"', r"\1", svg)
+    for variable, (light, _) in PALETTE.items():
+        svg = svg.replace(light, f"var(--{variable})")
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None, "matplotlib writes a viewBox"
+    head = f'<svg class="plot" role="img" aria-label="{description}" {box.group()} xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return head + svg[svg.index(">") + 1 :]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure on white, 144 dots an inch."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+    return data.getvalue()
+
+
+def thumbnail(image: Image.Image, *, side: int) -> Image.Image:
+    """The middle square of a photograph, at most `side` pixels wide, upright; never enlarged."""
+    if image.format == "JPEG":
+        image.draft("RGB", (side, side))  # decodes a 12-megapixel photograph at the size we need
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    side = min(side, *upright.size)
+    return ImageOps.fit(upright, (side, side), method=Image.Resampling.LANCZOS)
+
+
+def shrunk(image: Image.Image, *, width: int) -> Image.Image:
+    """The image at most `width` pixels wide, in its proportions."""
+    height = round(image.height * width / image.width)
+    return (
+        image.resize((width, height), Image.Resampling.LANCZOS) if image.width > width else image
+    ).convert("RGB")
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4) -> Image.Image:
+    """Rows of thumbnails on white, each scaled to `side` pixels."""
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (side + gap) - gap, len(rows) * (side + gap) - gap), "white")
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            sheet.paste(
+                image.resize((side, side), Image.Resampling.LANCZOS), (x * (side + gap), y * (side + gap))
+            )
+    return sheet
+
+
+def encoded(image: Image.Image) -> tuple[str, bytes]:
+    """(media type, bytes): PNG for a small image, whose every pixel matters, JPEG for the others."""
+    small = image.width * image.height <= 96 * 96
+    data = io.BytesIO()
+    if small:
+        image.save(data, "PNG", optimize=True)
+    else:
+        image.save(data, "JPEG", quality=86, optimize=True)
+    return ("image/png" if small else "image/jpeg"), data.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """The image as a data: address, for the src of an <img>."""
+    media_type, data = encoded(image)
+    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _grid(*, rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure without pyplot, which keeps every figure alive until someone closes it."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.6)
+
+
+def _dot_if_single(points: pd.DataFrame) -> dict:
+    """A line through one point is invisible."""
+    return {"marker": "o", "markersize": 4} if len(points) == 1 else {}
+
+
+def _plain(name: str) -> str:
+    """A name from a file, drawn as it is: $ would start mathematics, a leading _ hides it from a legend."""
+    return name.replace("$", r"\$").lstrip("_").strip() or "unnamed"

@@ -1,0 +1,266 @@
+import pytest
+
+from acne_lab.data.acne04 import Acne04
+from acne_lab.data.collect import build_table
+from acne_lab.data.table import BadData
+
+CLASSES = ["mild", "moderate", "severe", "very_severe"]
+LESIONS = (3, 12, 30, 60)
+NUM = 60  # 15 photographs a grade, each grade in each fold three times
+
+XML = """<annotation><filename>{name}</filename>{objects}</annotation>"""
+OBJECT = """<object><name>fore</name><bndbox>
+<xmin>{x}</xmin><ymin>2</ymin><xmax>{x1}</xmax><ymax>6</ymax></bndbox></object>"""
+
+
+def name_of(index):
+    # The prefix is the grade, but for two files; the numbers are not contiguous, as in the release.
+    prefix = {5: 3, 6: 0}.get(index, index % 4)
+    return f"levle{prefix}_{7 * index}.jpg"
+
+
+class Release:
+    """A small copy of the released layout, which the tests damage."""
+
+    def __init__(self, root, photo):
+        self.root = root
+        self.images = root / "Classification" / "JPEGImages"
+        self.lists = root / "Classification"
+        self.annotations = root / "Detection" / "VOC2007" / "Annotations"
+        self.annotations.mkdir(parents=True)
+        for index in range(NUM):
+            name = name_of(index)
+            photo(self.images / name, index)
+            objects = "".join(OBJECT.format(x=x, x1=x + 4) for x in range(LESIONS[index % 4]))
+            (self.annotations / name).with_suffix(".xml").write_text(XML.format(name=name, objects=objects))
+        for fold in range(5):
+            lines = {"test": [], "trainval": []}
+            for index in range(NUM):
+                part = "test" if index // 4 % 5 == fold else "trainval"
+                lines[part].append(f"{name_of(index)}   {index % 4}  {LESIONS[index % 4]}")
+            for part, text in lines.items():
+                self.list(part, fold).write_text("\n".join(text) + "\n")
+
+    def list(self, part, fold):
+        return self.lists / f"NNEW_{part}_{fold}.txt"
+
+    def relabel(self, index, grade, lesions, lists=None):
+        """Change a file's label in all split files, or in `lists`."""
+        old = f"{name_of(index)}   {index % 4}  {LESIONS[index % 4]}"
+        for path in lists or self.lists.glob("NNEW_*.txt"):
+            path.write_text(path.read_text().replace(old, f"{name_of(index)}   {grade}  {lesions}"))
+
+    def build(self, *, on_bad="error", fold=0, split=None):
+        source = Acne04(root=str(self.root), fold=fold, classes=CLASSES)
+        return build_table(source, self.root / "table", split=split, on_bad=on_bad, num_workers=2)
+
+    def check_bad(self, file_name, reason):
+        """This one problem stops the build before anything is written, and is dropped with on_bad=skip."""
+        with pytest.raises(BadData, match=r"data\.on_bad=skip") as caught:
+            self.build()
+        assert not (self.root / "table").exists()
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{file_name}: ")
+        assert reason in problem
+        table = self.build(on_bad="skip")
+        assert [entry["file_name"] for entry in table.report["dropped"]] == [file_name]
+        assert f"images/{file_name}" not in set(table.rows["file_name"])
+        return table
+
+
+@pytest.fixture
+def release(tmp_path, photo):
+    return Release(tmp_path, photo)
+
+
+def test_labels_counts_folds_and_boxes(release):
+    table = release.build()
+    assert len(table) == NUM
+    assert table.classes == tuple(CLASSES)
+    rows = table.rows.set_index("file_name")
+    for index in range(NUM):
+        row = rows.loc[f"images/{name_of(index)}"]
+        assert (row["severity"], row["lesions"]) == (CLASSES[index % 4], LESIONS[index % 4])
+        assert row["fold"] == index // 4 % 5
+        assert row["subject"] == name_of(index)
+    assert len(table.boxes) == sum(LESIONS) * NUM // 4
+    box = table.boxes[table.boxes["file_name"] == f"images/{name_of(1)}"].iloc[2]
+    assert box[["x0", "y0", "x1", "y1"]].tolist() == [2, 2, 6, 6]
+    assert (release.root / "table" / "images").is_symlink()
+
+
+def test_prefix_conflicts_are_counted_and_the_split_files_win(release):
+    table = release.build()
+    assert table.report["prefix_conflicts"] == [
+        {"file_name": name_of(6), "prefix": 0, "grade": 2},
+        {"file_name": name_of(5), "prefix": 3, "grade": 1},
+    ]
+    assert f"2 of {NUM} file names disagree with their grade in the split files" in table.report["notes"]
+    assert table.report["band_conflicts"] == table.report["box_count_conflicts"] == []
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_split_of_a_fold(release, fold):
+    table = release.build(fold=fold)
+    rows = table.rows
+    assert set(rows.loc[rows["split"] == "test", "fold"]) == {fold}
+    assert set(rows.loc[rows["split"] != "test", "fold"]) == set(range(5)) - {fold}
+    assert table.counts().to_numpy().tolist() == [[11, 1, 3]] * 4
+    assert release.build(fold=fold).key == table.key
+
+
+def test_folds_give_different_tables(release):
+    tables = [release.build(fold=fold) for fold in (0, 1)]
+    assert tables[0].key != tables[1].key
+    assert tables[0].rows["fold"].tolist() == tables[1].rows["fold"].tolist()
+
+
+def test_split_can_be_overridden(release):
+    table = release.build(split={"seed": 0, "override": True})
+    assert table.rows["fold"].nunique() == 5
+    assert table.rows.loc[table.rows["split"] == "test", "fold"].nunique() > 1
+
+
+def test_a_count_outside_its_band_is_reported_and_kept(release):
+    release.relabel(0, 0, 9)
+    table = release.build()
+    assert table.report["band_conflicts"] == [
+        {"file_name": name_of(0), "lesions": 9, "severity": "mild", "band": "moderate"}
+    ]
+    assert table.report["box_count_conflicts"] == [{"file_name": name_of(0), "lesions": 9, "boxes": 3}]
+    assert (table.rows["severity"] == "mild").sum() == 15
+
+
+# ------------------------------------------------------------------ bad files
+
+
+def test_annotation_without_image(release):
+    name = "Detection/VOC2007/Annotations/levle9_9.xml"
+    (release.annotations / "levle9_9.xml").write_text(XML.format(name="levle9_9.jpg", objects=""))
+    table = release.check_bad(name, "annotates a photograph that is not in")
+    assert len(table) == NUM
+
+
+def test_image_without_annotation(release):
+    (release.annotations / name_of(0)).with_suffix(".xml").unlink()
+    release.check_bad(name_of(0), "has no annotation")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<annotation>", "is not a Pascal VOC annotation"),
+        (XML.format(name="a", objects="<object><name>fore</name></object>"), "object 1 has no box"),
+        (XML.format(name="a", objects=OBJECT.format(x=4, x1=4)), "box without area"),
+        (XML.format(name="a", objects=OBJECT.format(x="four", x1=4)), "could not convert"),
+    ],
+)
+def test_bad_annotation(release, text, reason):
+    (release.annotations / name_of(0)).with_suffix(".xml").write_text(text)
+    release.check_bad(name_of(0), reason)
+
+
+def test_listed_image_is_missing(release):
+    (release.images / name_of(0)).unlink()
+    (release.annotations / name_of(0)).with_suffix(".xml").unlink()
+    release.check_bad(name_of(0), "is in a split file, but not in Classification/JPEGImages")
+
+
+def test_image_in_no_split_file(release, photo):
+    photo(release.images / "levle1_999.jpg", 999)
+    (release.annotations / "levle1_999.xml").write_text(XML.format(name="levle1_999.jpg", objects=""))
+    release.check_bad("levle1_999.jpg", "is in no split file")
+
+
+def test_another_photograph_under_the_same_name(release, photo):
+    photo(release.images / name_of(0).replace(".jpg", ".png"), 999)
+    with pytest.raises(BadData, match=r"levle0_0\.png: is in no split file"):
+        release.build()
+
+
+def test_truncated_photograph(release):
+    path = release.images / name_of(0)
+    path.write_bytes(path.read_bytes()[:-100])
+    release.check_bad(name_of(0), "cannot be read as an image")
+
+
+def test_split_files_that_contradict_each_other(release):
+    release.relabel(0, 1, 12, lists=[release.list("trainval", 3)])
+    release.check_bad(name_of(0), "contradict each other: grade 0 with 3 lesions and grade 1 with 12 lesions")
+
+
+def test_image_in_test_and_trainval_of_one_fold(release):
+    with release.list("trainval", 0).open("a") as file:
+        file.write(f"{name_of(0)}   0  3\n")
+    release.check_bad(name_of(0), "must be in one test file")
+
+
+def test_image_in_no_test_file(release):
+    path = release.list("test", 0)
+    path.write_text(path.read_text().replace(f"{name_of(0)}   0  3\n", ""))
+    release.check_bad(name_of(0), "must be in one test file")
+
+
+@pytest.mark.parametrize(
+    ("grade", "lesions", "reason"),
+    [(4, 3, "gives the grade 4"), (0, "many", "is not <file> <grade> <lesions>"), (0, "", "is not <file>")],
+)
+def test_wrong_label(release, grade, lesions, reason):
+    release.relabel(0, grade, lesions, lists=[release.list("test", 0)])
+    release.check_bad(name_of(0), f"Classification/NNEW_test_0.txt line 1 {reason}")
+
+
+# ------------------------------------------------------------------ bad layout
+
+
+def test_missing_split_files_are_named(release):
+    release.list("test", 3).unlink()
+    with pytest.raises(
+        ValueError, match=r"missing below .*: Classification/NNEW_test_3\.txt; found \['NNEW_test_0"
+    ):
+        release.build(on_bad="skip")
+
+
+@pytest.mark.parametrize("folder", ["Classification/JPEGImages", "Detection/VOC2007/Annotations"])
+def test_missing_tree_is_named(release, folder):
+    (release.root / folder).rename(release.root / "elsewhere")
+    with pytest.raises(ValueError, match=f"expected .*/{folder}; found .*elsewhere"):
+        release.build(on_bad="skip")
+
+
+def test_no_images(release):
+    for path in release.images.iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="holds no images"):
+        release.build(on_bad="skip")
+
+
+def test_missing_root_and_wrong_arguments(release, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        Acne04(root=str(tmp_path / "nowhere"), classes=CLASSES)
+    with pytest.raises(ValueError, match="fold must be 0 to 4"):
+        Acne04(root=str(tmp_path), fold=5, classes=CLASSES)
+    with pytest.raises(ValueError, match="4 grades; classes names 3"):
+        Acne04(root=str(tmp_path), classes=CLASSES[:3])
+
+
+def test_a_grade_without_images_is_an_error(release):
+    for index in range(3, NUM, 4):
+        release.relabel(index, 2, 60)
+    with pytest.raises(BadData, match="class very_severe: no usable image"):
+        release.build(on_bad="skip")
+
+
+def test_fingerprint_covers_photographs_labels_and_boxes(release, photo):
+    def fingerprint():
+        return Acne04(root=str(release.root), classes=CLASSES).fingerprint()
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    photo(release.images / name_of(0), 999)
+    seen.append(fingerprint())
+    release.relabel(0, 0, 4)
+    seen.append(fingerprint())
+    (release.annotations / name_of(0)).with_suffix(".xml").write_text("<annotation/>")
+    seen.append(fingerprint())
+    assert len(set(seen)) == 4

@@ -1,0 +1,242 @@
+"""The written page: complete, on its own, safe to open and to mail."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import CLASSES, StudyWriter
+
+from acne_lab.report.collect import read_study
+from acne_lab.report.page import duration, reading, score, summary_lines, write_report
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, headings and addresses of a page; asserts that every element is closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [
+            value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("h1", "h2", "h3"):
+            self.headings.append(data.strip())
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def report(full) -> Path:
+    return write_report(full.study_dir, full.runs_dir)
+
+
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(report.read_text(encoding="utf-8"))
+
+
+def test_page_has_every_section_arm_and_figure(full, report, page):
+    assert report == full.study_dir / "report.html"
+    assert page.headings[0] == full.question
+    sections = [
+        "Result",
+        "How to read this",
+        "Data",
+        "Real and synthetic, side by side",
+        "Generators",
+        "Graders",
+    ]
+    assert [heading for heading in page.headings if heading in [*sections, "Repeat it"]] == [
+        *sections,
+        "Repeat it",
+    ]
+    for name in [*full.arms, *full.stages, *CLASSES]:
+        assert name in page.text
+    # arms, five GANs, graders
+    assert page.tags.count("svg") == 7
+    # ten training images and five real beside five generated ones a severity; four grids a GAN
+    assert page.tags.count("img") == 4 * 10 + 4 * (5 + 5) + 5 * 4
+    assert "12 images by generate_mild from gan_mild, seeds 0 to 11" in page.text
+    assert "Starts from the shipped base “toy_faces_64.safetensors”" in page.text
+    assert "Starts from the weights of stage “base” of this study." in page.text
+    assert "222 toy + 48 generated" in page.text
+
+
+def test_page_has_the_numbers_of_every_arm(full, page):
+    study = read_study(full.study_dir, full.runs_dir)
+    for arm in study.arms[:3]:
+        for name in ("balanced_accuracy", "accuracy", "macro_f1"):
+            assert score(arm.test[name]) in page.text
+    assert page.tags.count("caption") == 3, "a confusion matrix for each tested arm"
+
+
+def test_page_needs_nothing_from_anywhere(report, page):
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    assert "script" not in page.tags
+    html = report.read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert set(re.findall(r"https?://[^\"\s<]+", html)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
+    assert report.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.md"])
+def test_no_path_of_the_machine_gets_out(full, report, name):
+    text = report.with_name(name).read_text(encoding="utf-8")
+    assert str(full.runs_dir.parent) not in text
+    assert "/home/ann" not in text
+    assert "run_dir=runs/train/base-" in text
+
+
+def test_links_inside_the_page_arrive(report, page):
+    ids = set(re.findall(r' id="([^"]+)"', report.read_text(encoding="utf-8")))
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= ids
+
+
+def test_every_picture_of_the_markdown_is_there_and_no_other(report):
+    text = report.with_name("report.md").read_text(encoding="utf-8")
+    links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    there = {f"report_files/{path.name}" for path in (report.parent / "report_files").iterdir()}
+    # arms, graders, contact sheet, two columns side by side; two grids and the curves of each GAN
+    assert len(links) == 5 + 5 * 3
+    assert set(links) == there
+    for row in re.findall(r"^\| (?:real|generated).*", text, flags=re.MULTILINE):
+        assert row.count("|") == 6 + len(CLASSES) + 1
+
+
+def test_writing_again_leaves_no_trace_of_before(full, report):
+    before = report.read_text(encoding="utf-8")
+    (report.parent / "report_files" / "old.png").touch()
+    write_report(full.study_dir, full.runs_dir)
+    assert report.read_text(encoding="utf-8") == before
+    assert not (report.parent / "report_files" / "old.png").exists()
+    assert not list(report.parent.glob(".report*"))
+
+
+def test_summary_has_at_most_five_lines_that_say_it_all(full):
+    lines = summary_lines(read_study(full.study_dir, full.runs_dir))
+    assert len(lines) == 5
+    assert lines[0] == "demo: 4 arms, 4 severities, seed 0"
+    assert lines[1].startswith("balanced accuracy on 75 test images (chance 0.250): real 0.")
+    assert lines[2] == "not run: real, oversampled"
+    assert lines[3] == "14 stages: 12 run in 38 min 6 s, 1 reused, 1 unfinished or not run"
+    assert lines[4] == "report: runs/study/demo-0123456789abcdef/report.html"
+
+
+def test_reading_names_the_caveats(full):
+    said = " ".join(reading(read_study(full.study_dir, full.runs_dir)))
+    assert "This is one seed (0)." in said
+    assert "no evidence" in said
+    assert "toy images" in said
+    assert "not a medical device" in said
+    assert "“very severe”, has 9 images: each of them moves its recall by 11.1 points" in said
+    assert "Not run or not finished: “real, oversampled”" in said
+
+
+def test_names_from_files_are_escaped(tmp_path):
+    bad = '<script>alert("1")</script>|`*&'
+    writer = StudyWriter(tmp_path, classes=(bad, "b"), question=f"Q {bad}")
+    writer.prepare(counts={"train": (2, 2), "val": (1, 1), "test": (1, 1)})
+    writer.gan(bad, num_ticks=2)
+    writer.grader(bad, skill=0.5)
+    report = write_report(writer.write(), writer.runs_dir)
+    html = report.read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.headings[0] == f"Q {bad}"
+    assert bad in page.text
+    markdown = report.with_name("report.md").read_text(encoding="utf-8")
+    assert "<script" not in re.sub(r"^(```+)\n.*?\n\1$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    assert r"\|\`\*&amp;" in markdown
+
+
+def test_study_of_graders_only_has_no_empty_sections(tmp_path):
+    writer = StudyWriter(tmp_path)
+    writer.grader("real", skill=0.6)
+    writer.stages["grade_0"]["reused"] = True
+    page = Page(write_report(writer.write(), writer.runs_dir).read_text(encoding="utf-8"))
+    assert page.headings[1:] == [
+        "Result",
+        "How to read this",
+        "Graders",
+        "Confusion on the test split",
+        "Repeat it",
+        "Environment",
+    ]
+    assert "toy" not in page.text
+    assert "anonymous" not in page.text
+
+
+def test_study_that_has_not_begun_is_still_a_page(tmp_path):
+    writer = StudyWriter(tmp_path)
+    writer.stages["grade"] = {"job": "train", "run": None, "command": None, "seconds": None, "reused": False}
+    writer.arms["real"] = "grade"
+    study_dir = writer.write()
+    page = Page(write_report(study_dir, writer.runs_dir).read_text(encoding="utf-8"))
+    assert page.headings[1:] == ["Result", "How to read this", "Repeat it"]
+    assert summary_lines(read_study(study_dir, writer.runs_dir))[1] == "not run: real"
+
+
+def test_photographs_that_moved_leave_a_gap_and_no_error(tmp_path):
+    writer = StudyWriter(tmp_path)
+    writer.prepare(source="real", counts={"train": (3, 2, 0, 1), "val": (1, 1, 1, 1), "test": (1, 1, 1, 1)})
+    images = writer.runs_dir / writer.stages["prepare"]["run"] / "table" / "images"
+    (images / "train_0_0.png").unlink()
+    (images / "train_1_0.png").write_bytes(b"not an image")
+    page = Page(write_report(writer.write(), writer.runs_dir).read_text(encoding="utf-8"))
+    assert page.tags.count("img") == 4
+    assert "Real photographs, 14 images" in page.text
+
+
+def test_grader_that_notes_its_training_set_is_believed(tmp_path):
+    writer = StudyWriter(tmp_path)
+    for arm, sources in (("real", {"real": 400}), ("both", {"real": 400, "generated": 1200})):
+        writer.grader(arm, skill=0.6)
+        path = writer.runs_dir / writer.stages[writer.arms[arm]]["run"] / "metrics.json"
+        train = f'"train": {{"num_images": {sum(sources.values())}, "sources": {sources}}}'.replace("'", '"')
+        path.write_text(f"{{{train}, {path.read_text()[1:]}")
+    study_dir = writer.write()
+    assert "400 real + 1,200 generated" in write_report(study_dir, writer.runs_dir).read_text(
+        encoding="utf-8"
+    )
+    assert any("(400 to 1,600)" in said for said in reading(read_study(study_dir, writer.runs_dir)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "not run"),
+        (0.26, "0.3 s"),
+        (9.96, "10 s"),
+        (59.7, "1 min 0 s"),
+        (725, "12 min 5 s"),
+        (12000, "3 h 20 min"),
+    ],
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words

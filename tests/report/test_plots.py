@@ -1,0 +1,125 @@
+"""Figures: what they draw, that they follow the theme, and that they take odd input."""
+
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from acne_lab.report import plots
+
+CURVES = pd.DataFrame(
+    {
+        "images_seen": [4000, 8000, 12000],
+        "loss/G": [1.0, 0.9, 0.8],
+        "loss/D": [1.2, np.nan, 1.0],
+        "ada/p": [0, 0.1, 0.2],
+    }
+)
+
+
+def test_palette_colours_can_be_told_apart():
+    assert len({light for light, _ in plots.PALETTE.values()}) == len(plots.PALETTE)
+
+
+def test_svg_follows_the_theme_and_needs_nothing_else():
+    svg = plots.inline_svg(plots.gan_figure(CURVES), name="gan", description="Curves")
+    assert not re.findall(r"#[0-9a-f]{6}\b", svg), "every colour is a CSS variable"
+    assert "var(--series-1)" in svg
+    assert "<metadata" not in svg
+    assert "<style" not in svg
+    assert 'aria-label="Curves"' in svg
+    # what is referred to is defined in the same drawing
+    ids = set(re.findall(r' id="([^"]+)"', svg))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)) <= {(i, "") for i in ids} | {
+        ("", i) for i in ids
+    }
+    assert "Loss" in svg
+    assert "ADA: augmentation probability p" in svg
+
+
+def test_the_same_figure_is_the_same_text_and_two_figures_share_no_id():
+    first, again = (plots.inline_svg(plots.gan_figure(CURVES), name="a", description="") for _ in range(2))
+    other = plots.inline_svg(plots.gan_figure(CURVES), name="b", description="")
+    assert first == again
+    assert not set(re.findall(r' id="([^"]+)"', first)) & set(re.findall(r' id="([^"]+)"', other))
+
+
+def test_only_panels_with_values_are_drawn():
+    figure = plots.gan_figure(CURVES.assign(**{"score/real": np.nan}))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "ADA: augmentation probability p"]
+    x, y = figure.axes[0].lines[1].get_data()
+    assert x.tolist() == [4, 12]
+    assert y.tolist() == [1.2, 1.0]
+    assert plots.gan_figure(CURVES[["images_seen"]]) is None
+
+
+def test_graders_share_axes_and_one_epoch_is_visible():
+    one_epoch = pd.DataFrame({"epoch": [0], "train/loss": [1.0], "val/balanced_accuracy": [0.5]})
+    figure = plots.grader_figure({"$real$": one_epoch, "_hidden": one_epoch})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Training loss",
+        "Validation balanced accuracy",
+    ]
+    assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.lines)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"\$real\$", "hidden"]
+    assert plots.png(figure).startswith(b"\x89PNG")
+    assert plots.grader_figure({}) is None
+
+
+def test_arms_figure_marks_chance_and_leaves_out_missing_recalls():
+    figure = plots.arms_figure(
+        ["a", "b"], balanced_accuracy=[0.6, 0.4], recall=[{"x": 0.6, "y": None}, {}], classes=["x", "y"]
+    )
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines) == ["recall x", "recall y", "balanced accuracy", "chance"]
+    np.testing.assert_array_equal(lines["recall x"].get_xdata(), [0.6, np.nan])
+    assert list(lines["chance"].get_xdata()) == [0.5, 0.5]
+    assert lines["balanced accuracy"].get_ydata().tolist() == [1, 0], "the first arm is on top"
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 4, 5, 7])
+def test_ramp_goes_from_mild_to_severe(num_classes):
+    colours = plots.ramp(num_classes)
+    assert len(colours) == num_classes
+    positions = [plots.RAMP.index(colour) for colour in colours]
+    assert positions == sorted(positions)
+
+
+def test_thumbnails_are_square_and_never_enlarged():
+    image = Image.new("RGB", (400, 300))
+    assert plots.thumbnail(image, side=100).size == (100, 100)
+    assert plots.thumbnail(Image.new("L", (30, 40)), side=100).size == (30, 30)
+    assert plots.shrunk(image, width=200).size == (200, 150)
+    assert plots.shrunk(image, width=800).size == (400, 300)
+
+
+def test_thumbnail_turns_a_photograph_upright():
+    image = Image.new("RGB", (64, 64), "red")
+    image.paste("blue", (0, 0, 64, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    data = io.BytesIO()
+    image.save(data, "JPEG", exif=exif, quality=95)
+    with Image.open(data) as stored:
+        red, _, blue = plots.thumbnail(stored, side=64).getpixel((32, 8))
+    assert red > 200 > 60 > blue
+
+
+def test_small_images_are_kept_to_the_pixel():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    media_type, data = plots.encoded(noise)
+    assert media_type == "image/png"
+    assert Image.open(io.BytesIO(data)).tobytes() == noise.tobytes()
+    assert plots.encoded(Image.new("RGB", (200, 200)))[0] == "image/jpeg"
+
+
+def test_contact_sheet_places_rows():
+    red, blue = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    sheet = plots.contact_sheet([[red, red], [blue]], side=10, gap=2)
+    assert sheet.size == (22, 22)
+    assert sheet.getpixel((15, 5)) == (255, 0, 0)
+    assert sheet.getpixel((5, 15)) == (0, 0, 255)
+    assert sheet.getpixel((15, 15)) == (255, 255, 255)
