@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from acne_lab.data.table import ImageTable
 
@@ -149,18 +149,18 @@ def epoch_order(labels: Tensor, *, balanced: bool, generator: Generator) -> Tens
     return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
 
 
-class GraderBatches(IterableDataset):
-    """Batches of one epoch: images float [B, 3, R, R], normalised, and labels int64 [B].
+class GraderBatches(Dataset):
+    """The batches of one epoch, by number: images float [B, 3, R, R], normalised, and labels int64 [B].
 
-    With `epoch` (training) the order is drawn anew from (seed, epoch) and a last batch that is not full is
-    dropped (a single image in it would break batch normalisation); without it the images come in row order,
-    all of them, never augmented.
+    With `epoch` (training) batch i depends on (seed, epoch, i) only, and a last batch that is not full is dropped
+    (a single image in it would break batch normalisation). Without it the images come in row order, all of them,
+    never augmented.
 
     Args:
         parts: tables with their pixels, one behind the other, all of one resolution.
         batch_size: B.
         mean, std: of each colour channel of pixels in [0, 1].
-        epoch: called at every `iter`: the number of the epoch. None: no training.
+        epoch: called for every batch: the number of the epoch. None: no training.
         balanced, augment, seed: see `GraderData`; for training only.
     """
 
@@ -176,9 +176,9 @@ class GraderBatches(IterableDataset):
         augment: Augment | None = None,
         seed: int = 0,
     ):
-        assert all(len(table.labels) == len(pixels) for table, pixels in parts)
+        assert all(len(table) == len(pixels) for table, pixels in parts)
         self.pixels = [pixels for _, pixels in parts]
-        self.labels = torch.cat([torch.as_tensor(table.labels) for table, _ in parts])
+        self.labels = torch.cat([torch.from_numpy(table.labels) for table, _ in parts])
         self.batch_size = batch_size
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
@@ -191,21 +191,25 @@ class GraderBatches(IterableDataset):
         num_full, left = divmod(len(self.labels), self.batch_size)
         return num_full if self.epoch or not left else num_full + 1
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        assert get_worker_info() is None, "worker processes would each repeat the epoch: num_workers=0"
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)  # ends a for loop over the batches
         if self.epoch is None:
-            generator = None
             order = torch.arange(len(self.labels))
         else:
-            # numpy's seed sequence mixes the two numbers; their sum would repeat other seeds' epochs
-            entropy = np.random.SeedSequence((self.seed, self.epoch())).generate_state(1, np.uint64)
-            generator = Generator().manual_seed(int(entropy[0] >> 1))
+            generator = seeded(self.seed, self.epoch())
             order = epoch_order(self.labels, balanced=self.balanced, generator=generator)
-        for chosen in order.split(self.batch_size)[: len(self)]:
-            images = gather(self.pixels, chosen.numpy()).float() / 255
-            if generator is not None and self.augment is not None:
-                images = self.augment(images, generator)
-            yield (images - self.mean) / self.std, self.labels[chosen]
+        chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
+        images = gather(self.pixels, chosen.numpy()).float() / 255
+        if self.epoch is not None and self.augment is not None:
+            images = self.augment(images, seeded(self.seed, self.epoch(), number))
+        return (images - self.mean) / self.std, self.labels[chosen]
+
+
+def seeded(*numbers: int) -> Generator:
+    """A torch generator for these numbers >= 0, unrelated to that of any others (their sum would repeat some)."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return Generator().manual_seed(int(state[0] >> 1))
 
 
 def gather(parts: Sequence[np.ndarray], chosen: np.ndarray) -> Tensor:
@@ -259,9 +263,13 @@ class GraderData(pl.LightningDataModule):
                     f"{list(self.classes)}: a grader needs the same classes everywhere, prepare one of them again"
                 )
             if len(table.labels) and table.labels.min() < 0:
-                raise ValueError(f"{table.root} has images without a severity: drop those rows before grading")
+                raise ValueError(
+                    f"{table.root} has images without a severity: drop those rows before grading"
+                )
         if (num_train := sum(len(table.labels) for table, _ in train)) < batch_size:
-            raise ValueError(f"{num_train} training images do not fill one batch of {batch_size}: lower batch_size")
+            raise ValueError(
+                f"{num_train} training images do not fill one batch of {batch_size}: lower batch_size"
+            )
         self.train = list(train)
         self.val = val
         self.test = test

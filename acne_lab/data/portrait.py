@@ -1,17 +1,21 @@
-"""Draws one portrait with acne: signed-distance shapes, a height field lit by one soft light, and a simple camera.
+"""Draws one portrait with acne: signed-distance shapes, a relief lit by one soft light, and a simple camera.
 
 Everything is a pure function of (Subject, Photo, resolution). Three frames of reference:
 
 * *frame*: x right, y down, both in [-1, 1] over the square photograph, so one short side is 2 units.
 * *head*: the frame moved, turned and scaled by the photo's pose. Outlines of head, hair and ears live here.
-* *face*: head coordinates (u, v) with u slid sideways by the yaw, as a turned head slides its features but keeps its outline. Eyes,
-  lips, hairline and lesions live here, so a lesion stays on its place of the skin from one photograph to the next.
+* *face*: head coordinates (u, v) with u slid sideways by the yaw, as a turned head slides its features but
+  keeps its outline. Eyes, lips, hairline and lesions live here, so a lesion stays on its place of the skin
+  from one photograph to the next.
 
-Skin is pigment and relief, not paint: lesions add haemoglobin, melanin, pus and height, and are then lit like the rest of the face.
-Colours are linear light until the camera. What it does not know: real anatomy, scars, beards, glasses, cast shadows.
+Skin is pigment and relief, not paint: lesions add haemoglobin, melanin, pus and height, and are then lit like
+the rest of the face. Colours are linear light until the camera. What it does not know: real anatomy, scars,
+beards, glasses, cast shadows.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -24,14 +28,30 @@ SKULL = 2.25  # exponent of the skull's outline: a little squarer than an ellips
 LONG = ("long", "curly")  # hair styles that fall past the ears
 # Typical sRGB colours of Fitzpatrick types I-VI in daylight; between types the absorbance is interpolated.
 FITZPATRICK = np.array(
-    [(243, 211, 193), (231, 189, 162), (214, 167, 134), (180, 129, 96), (131, 87, 62), (84, 56, 44)], np.float32
+    [(243, 211, 193), (231, 189, 162), (214, 167, 134), (180, 129, 96), (134, 90, 65), (92, 62, 48)],
+    np.float32,
 )
-HAEMOGLOBIN = np.array((0.20, 1.00, 0.78), np.float32)  # absorbance of blood per linear R, G, B: takes green and blue
+HAEMOGLOBIN = np.array(
+    (0.20, 1.00, 0.78), np.float32
+)  # absorbance of blood per linear R, G, B: takes green and blue
 MELANIN = np.array((0.50, 0.85, 1.00), np.float32)  # absorbance of melanin: takes blue most
+SHADOW_TINT = np.array((0.10, -0.12, -0.20), np.float32)[
+    :, None, None
+]  # light that travels under the skin reddens its shadows
 PUS = np.array((0.80, 0.66, 0.36), np.float32)
 
 LESION_KINDS = ("papule", "pustule", "comedone", "mark")
-LESION_DTYPE = np.dtype([("u", "f4"), ("v", "f4"), ("radius", "f4"), ("kind", "i1"), ("strength", "f4"), ("aspect", "f4"), ("turn", "f4")])
+LESION_DTYPE = np.dtype(
+    [
+        ("u", "f4"),
+        ("v", "f4"),
+        ("radius", "f4"),
+        ("kind", "i1"),
+        ("strength", "f4"),
+        ("aspect", "f4"),
+        ("turn", "f4"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,9 @@ class Photo:
     light: tuple[float, float, float]  # towards the light: x right, y down, z to the camera; unit length
     ambient: float
     warmth: float  # log ratio of red to blue of the light
-    background: tuple[tuple[float, float, float], tuple[float, float, float]]  # linear colours of its two ends
+    background: tuple[
+        tuple[float, float, float], tuple[float, float, float]
+    ]  # linear colours of its two ends
     background_angle: float
     exposure: float
     vignette: float
@@ -131,23 +153,38 @@ class Scene:
         dx, dy = self.frame_x - photo.shift[0], self.frame_y - photo.shift[1]
         self.x, self.y = np.float32(c) * dx + np.float32(s) * dy, np.float32(c) * dy - np.float32(s) * dx
         self.u, self.v = unyaw(self.x, subject, photo), self.y
+        self.face = face_distance(self.x, self.y, subject)
         self.edge = 2 / size / photo.scale
         self.image = np.empty((3, size, size), np.float32)
 
+    @cached_property
+    def hair_outline(self) -> np.ndarray:
+        return hair_distance(self)
+
+    @cached_property
+    def hair_colour(self) -> np.ndarray:
+        return hair_colour(self)
+
     def window(self, u: float, v: float, radius: float) -> tuple[slice, slice]:
         """The rows and columns that hold a disc around face point (u, v)."""
-        column, row = (int(k) for k in (face_to_frame(u, v, self.subject, self.photo) + 1) * (self.size / 2))
+        column, row = (
+            ((face_to_frame(u, v, self.subject, self.photo) + 1) * (self.size / 2)).astype(int).tolist()
+        )
         reach = int(radius * 1.15 * self.photo.scale * self.size / 2) + 2
-        return slice(max(row - reach, 0), max(row + reach + 1, 0)), slice(max(column - reach, 0), max(column + reach + 1, 0))
+        return slice(max(row - reach, 0), max(row + reach + 1, 0)), slice(
+            max(column - reach, 0), max(column + reach + 1, 0)
+        )
 
-    def paint(self, colour: np.ndarray | tuple, alpha: np.ndarray, window: tuple = (slice(None), slice(None))) -> None:
+    def paint(
+        self, colour: np.ndarray | tuple, alpha: np.ndarray, window: tuple = (slice(None), slice(None))
+    ) -> None:
         """Blends a colour, (3,) or [3, h, w], over the image where alpha [h, w] says so."""
         colour = np.asarray(colour, np.float32)
         target = self.image[:, *window]
         target += alpha * ((colour if colour.ndim == 3 else colour[:, None, None]) - target)
 
 
-# ---- coordinates and small tools -------------------------------------------------------------------------------------------------
+# ---- coordinates and small tools ---------------------------------------------------------------------------
 
 
 def unyaw(x: np.ndarray, subject: Subject, photo: Photo) -> np.ndarray:
@@ -156,12 +193,12 @@ def unyaw(x: np.ndarray, subject: Subject, photo: Photo) -> np.ndarray:
 
 
 def face_to_frame(u: np.ndarray, v: np.ndarray, subject: Subject, photo: Photo) -> np.ndarray:
-    """Frame coordinates [2, ...] of face points; the yaw is inverted by fixed-point iteration (a contraction: yaw < width / 3)."""
-    x = np.asarray(u, np.float32)
-    for _ in range(12):
-        x = x + (u - unyaw(x, subject, photo))
-    c, s = np.cos(photo.roll) * photo.scale, np.sin(photo.roll) * photo.scale
-    return np.stack([c * x - s * v + photo.shift[0], s * x + c * v + photo.shift[1]])
+    """Frame coordinates [2, ...] of face points: the inverse of `unyaw` (a quadratic), then the pose."""
+    yaw, width = photo.yaw, subject.width
+    inside = np.clip(u, -width, width)
+    x = u - inside + 2 * (inside + yaw) / (1 + np.sqrt(1 + 4 * yaw * (inside + yaw) / width**2))
+    c, s = math.cos(photo.roll) * photo.scale, math.sin(photo.roll) * photo.scale
+    return np.array([c * x - s * v + photo.shift[0], s * x + c * v + photo.shift[1]])
 
 
 def to_linear(srgb: np.ndarray) -> np.ndarray:
@@ -184,16 +221,16 @@ def ramp(t: np.ndarray) -> np.ndarray:
 
 
 def soft_noise(seed: int, cells: int, size: int) -> np.ndarray:
-    """Smooth noise [size, size] with unit variance at its cells x cells nodes: the same field at every size."""
+    """Smooth noise [size, size] with unit variance at its cells x cells nodes; the same at every size."""
     nodes = np.random.default_rng(seed).standard_normal((cells, cells), np.float32)
     return np.asarray(Image.fromarray(nodes).resize((size, size), Image.Resampling.BICUBIC))
 
 
-# ---- geometry --------------------------------------------------------------------------------------------------------------------
+# ---- geometry ----------------------------------------------------------------------------------------------
 
 
 def face_distance(x: np.ndarray, y: np.ndarray, subject: Subject) -> np.ndarray:
-    """About the signed distance to the outline of the face: half an ellipse above, a tapered superellipse below."""
+    """About the signed distance to the outline of the face: the skull above, a tapered jaw below."""
     down = np.clip(y / subject.chin, 0, None)
     a = np.abs(x) / (subject.width * (1 - subject.taper * np.minimum(down, 1) ** 1.5))
     above = (a**SKULL + np.abs(y / CROWN) ** SKULL) ** (1 / SKULL)
@@ -227,7 +264,7 @@ def mouth_shape(u: np.ndarray, subject: Subject, smile: float, mouth_open: float
 
 
 def skin_clearance(u: np.ndarray, v: np.ndarray, subject: Subject) -> np.ndarray:
-    """How far face points are inside bare skin: away from outline, hair, brows, eyes, nostrils and lips (any expression)."""
+    """How far face points are inside bare skin: off outline, hair, brows, eyes, nostrils and lips."""
     side = np.abs(u)
     eye = np.hypot((side - subject.eye_spacing) / 1.9, v - EYE_V + 0.01) - 0.075
     brow = np.maximum(np.abs(v - BROW_V) - 0.045 - subject.brow_thickness, np.abs(side - 0.21) - 0.15)
@@ -237,7 +274,7 @@ def skin_clearance(u: np.ndarray, v: np.ndarray, subject: Subject) -> np.ndarray
     return np.minimum.reduce([eye, brow, nostril, mouth, outline, hairline_distance(u, v, subject)])
 
 
-# ---- layers, back to front -------------------------------------------------------------------------------------------------------
+# ---- layers, back to front ---------------------------------------------------------------------------------
 
 
 def draw_background(scene: Scene) -> None:
@@ -248,7 +285,7 @@ def draw_background(scene: Scene) -> None:
     scene.image[:] = first + t * (second - first)
 
 
-def hair_outline(scene: Scene) -> np.ndarray:
+def hair_distance(scene: Scene) -> np.ndarray:
     """About the signed distance to the outer outline of the hair, open below."""
     hair, subject = scene.subject.hair, scene.subject
     if hair.style in LONG:
@@ -258,12 +295,12 @@ def hair_outline(scene: Scene) -> np.ndarray:
     up = np.minimum(scene.y, 0) / (CROWN + hair.volume * 0.9)
     distance = (((np.abs(scene.x) / width) ** SKULL + np.abs(up) ** SKULL) ** (1 / SKULL) - 1) * 0.6
     if hair.curl:
-        distance = distance + hair.curl * soft_noise(subject.noise_seed + 1, 22, scene.size)
+        distance = distance + hair.curl * soft_noise(subject.noise_seed + 1, 20, scene.size)
     return distance
 
 
 def hair_colour(scene: Scene) -> np.ndarray:
-    """Linear colours [3, S, S]: strands that fall from the parting, a soft ring of gloss, shade towards the ends."""
+    """Linear colours [3, S, S]: strands that fall from the parting, and a soft ring of gloss."""
     hair, size = scene.subject.hair, scene.size
     strand = (scene.x - hair.part) / (0.35 + np.clip(scene.y + 0.9, 0, 0.8))
     tones = np.random.default_rng(scene.subject.noise_seed + 2).standard_normal(1024).astype(np.float32)
@@ -271,9 +308,13 @@ def hair_colour(scene: Scene) -> np.ndarray:
     texture = tones[(strand * 230).astype(np.int32) & 1023]
     if hair.curl:
         texture = 0.3 * texture + 0.8 * soft_noise(scene.subject.noise_seed + 3, 34, size)
-    lx, ly, lz = scene.photo.light
+    lx, ly, _ = scene.photo.light
     light = np.clip(0.55 + 0.45 * (lx * scene.x / 0.6 + ly * scene.y / 0.9), 0.1, 1.1)
-    gloss = np.exp(-(((np.hypot(scene.x - 0.15 * lx, scene.y + 0.1) - 0.62) / 0.09) ** 2)) * (0.10 + 0.10 * texture) * light
+    gloss = (
+        np.exp(-(((np.hypot(scene.x - 0.15 * lx, scene.y + 0.1) - 0.62) / 0.09) ** 2))
+        * (0.10 + 0.10 * texture)
+        * light
+    )
     shade = (0.45 + 0.75 * light) * (1 + 0.22 * texture)
     colour = np.asarray(hair.colour, np.float32)[:, None, None]
     return np.maximum(colour * shade + np.maximum(gloss, 0) * (0.25 + colour), 0.003)
@@ -284,27 +325,29 @@ def draw_hair_behind(scene: Scene) -> None:
     if hair.style not in LONG:
         return
     ends = scene.y - hair.length - 0.05 * np.cos(scene.x * 7 + hair.part * 9)
-    alpha = cover(np.maximum(hair_outline(scene), ends), scene.edge * 2)
-    scene.paint(hair_colour(scene) * 0.62, alpha)
+    alpha = cover(np.maximum(scene.hair_outline, ends), scene.edge * 2)
+    scene.paint(scene.hair_colour * np.float32(0.62), alpha)
 
 
 def draw_neck_and_shoulders(scene: Scene) -> None:
     subject, photo = scene.subject, scene.photo
-    x, y = scene.x, scene.y
+    below = (slice(scene.size // 2, None), slice(None))
+    x, y = scene.x[below], scene.y[below]
     slope = np.abs(x) - subject.neck
-    neck = slope - 0.30 * np.maximum(y - 0.72, 0) ** 1.5
-    roundness = 1 - 0.40 * np.clip(np.abs(x) / (subject.neck + 0.03), 0, 1) ** 2.5
-    light = (0.78 + 0.35 * photo.light[0] * x / subject.neck) * roundness
-    under_jaw = 0.42 + 0.58 * ramp((face_distance(x, y, subject) - 0.01) / 0.20)
     skin = skin_albedo(subject.tone, np.float32(subject.redness))[:, None, None]
-    scene.paint(skin ** (1.35 - 0.35 * under_jaw) * (light * under_jaw * 0.95), cover(np.maximum(neck, 0.2 - y), scene.edge))
+    under_jaw = 0.42 + 0.58 * ramp((scene.face[below] - 0.01) / 0.20)
+    light = 0.78 + 0.35 * photo.light[0] * x / subject.neck
+    light = light * (1 - 0.40 * np.clip(np.abs(x) / (subject.neck + 0.03), 0, 1) ** 2.5) * under_jaw
+    neck = slope - 0.30 * np.maximum(y - 0.72, 0) ** 1.5
     shoulder = 0.82 + 0.22 * np.clip(slope, 0, None) ** 1.1 - y
-    collar = subject.neckline - 0.55 * (x / subject.neck) ** 2 * 0.35 - y
-    folds = 1 + 0.06 * soft_noise(subject.noise_seed + 4, 7, scene.size)
-    shade = (0.75 + 0.3 * photo.light[0] * x) * folds
-    cloth = np.asarray(subject.clothes, np.float32)[:, None, None] * shade
-    scene.paint(skin * (0.75 * light), cover(shoulder + 0.02, scene.edge))
-    scene.paint(cloth, cover(np.maximum(shoulder, collar), scene.edge * 1.5))
+    skin = skin * (0.95 * light * (1 + (1 - under_jaw) * SHADOW_TINT))
+    scene.paint(skin, cover(np.minimum(np.maximum(neck, 0.2 - y), shoulder + 0.02), scene.edge), below)
+    collar = subject.neckline - 0.19 * (x / subject.neck) ** 2 - y
+    folds = 1 + 0.06 * soft_noise(subject.noise_seed + 4, 7, scene.size)[below]
+    cloth = np.asarray(subject.clothes, np.float32)[:, None, None] * (
+        (0.75 + 0.3 * photo.light[0] * x) * folds
+    )
+    scene.paint(cloth, cover(np.maximum(shoulder, collar), scene.edge * 1.5), below)
 
 
 def draw_ears(scene: Scene) -> None:
@@ -319,7 +362,9 @@ def draw_ears(scene: Scene) -> None:
         light = 0.72 + 0.30 * photo.light[0] * side
         skin = skin_albedo(subject.tone, np.float32(subject.redness + 0.35)) * light
         scene.paint(skin, cover((outer - 1) * 0.055, scene.edge), box)
-        scene.paint(skin * 0.6, 0.7 * cover((np.hypot(x / 0.028, (y + 0.01) / 0.085) - 1) * 0.03, scene.edge * 2), box)
+        scene.paint(
+            skin * 0.6, 0.7 * cover((np.hypot(x / 0.028, (y + 0.01) / 0.085) - 1) * 0.03, scene.edge * 2), box
+        )
 
 
 def skin_albedo(tone: float, haemoglobin: np.ndarray, melanin: np.ndarray | float = 0.0) -> np.ndarray:
@@ -329,15 +374,18 @@ def skin_albedo(tone: float, haemoglobin: np.ndarray, melanin: np.ndarray | floa
     column = (3,) + (1,) * np.ndim(haemoglobin)
     # on dark skin blood shows less as red and more as a darker, violet brown
     blood = HAEMOGLOBIN + np.float32(0.10 * max(tone - 2.5, 0)) * np.array((1.0, 0.4, 0.0), np.float32)
-    return np.exp(-(base.reshape(column) + blood.reshape(column) * haemoglobin + MELANIN.reshape(column) * melanin))
+    return np.exp(
+        -(base.reshape(column) + blood.reshape(column) * haemoglobin + MELANIN.reshape(column) * melanin)
+    )
 
 
 def face_height(u: np.ndarray, v: np.ndarray, x: np.ndarray, subject: Subject) -> np.ndarray:
     """Relief of the face: an ellipsoid with brow ridge, sockets, cheekbones, nose, lips and chin."""
-    squared = (x / (subject.width * 1.06)) ** 2 + ((v - 0.02) / np.where(v < 0.02, CROWN * 1.05, subject.chin * 1.12)) ** 2
+    up, down = np.minimum(v - 0.02, 0) / (CROWN * 1.05), np.maximum(v - 0.02, 0) / (subject.chin * 1.12)
+    squared = (x / (subject.width * 1.06)) ** 2 + up**2 + down**2
     side = np.abs(u)
     nose, width = subject.nose_relief, subject.nose_width
-    height = 0.52 * np.sqrt(np.maximum(1 - squared, 0.02))
+    height = 0.60 * np.sqrt(np.maximum(1 - squared, 0.02))
     height += 0.030 * bump(side, v, (0.17, BROW_V + 0.02), (0.17, 0.06))
     height -= 0.055 * bump(side, v, (subject.eye_spacing - 0.02, EYE_V), (0.12, 0.075))
     height += 0.035 * bump(side, v, (0.30, 0.13), (0.14, 0.12))
@@ -355,8 +403,12 @@ def draw_skin(scene: Scene) -> None:
     subject, photo, u, v = scene.subject, scene.photo, scene.u, scene.v
     side = np.abs(u)
     height = face_height(u, v, scene.x, subject)
-    blood = 0.10 * soft_noise(subject.noise_seed + 5, 9, scene.size) + 0.05 * soft_noise(subject.noise_seed + 6, 48, scene.size)
-    blood += subject.redness * (1 + bump(side, v, (0.30, 0.16), (0.15, 0.12)) + 0.9 * bump(u, v, (0, NOSE_V - 0.02), (0.09, 0.07)))
+    blood = 0.10 * soft_noise(subject.noise_seed + 5, 9, scene.size) + 0.05 * soft_noise(
+        subject.noise_seed + 6, 48, scene.size
+    )
+    blood += subject.redness * (
+        1 + bump(side, v, (0.30, 0.16), (0.15, 0.12)) + 0.9 * bump(u, v, (0, NOSE_V - 0.02), (0.09, 0.07))
+    )
     blood += inflammation(scene)
     melanin, pus = np.zeros_like(u), np.zeros_like(u)
     draw_lesions(scene, blood, melanin, pus, height)
@@ -369,17 +421,20 @@ def draw_skin(scene: Scene) -> None:
     facing = (lz - lx * slope_x - ly * slope_y) * norm
     diffuse = np.clip((facing + 0.25) / 1.25, 0, 1)
     half = np.array((lx, ly, lz + 1), np.float32) / np.float32(np.sqrt(2 + 2 * lz))
-    gloss = np.clip((half[2] - half[0] * slope_x - half[1] * slope_y) * norm, 0, 1) ** 16 * np.float32(subject.oiliness)
+    gloss = np.clip((half[2] - half[0] * slope_x - half[1] * slope_y) * norm, 0, 1) ** 16 * np.float32(
+        subject.oiliness
+    )
 
-    distance = face_distance(scene.x, scene.y, subject)
     occlusion = 1 - 0.28 * bump(side, v, (subject.eye_spacing - 0.03, EYE_V - 0.03), (0.13, 0.07))
-    occlusion *= 1 - 0.30 * np.exp(-np.maximum(hairline_distance(u, v, subject), 0) / 0.05) * (subject.hair.style != "bald")
+    occlusion *= 1 - 0.30 * np.exp(-np.maximum(hairline_distance(u, v, subject), 0) / 0.05) * (
+        subject.hair.style != "bald"
+    )
     occlusion *= 1 - 0.25 * bump(u, v, (0, NOSE_V + 0.085), (0.11, 0.030))
     light = (photo.ambient + (1.15 - photo.ambient) * diffuse) * occlusion
     colour = albedo * light
-    colour[0] += 0.10 * albedo[0] * light * (1 - light)  # light that travels under the skin fills its shadows with red
+    colour *= 1 + (1 - np.minimum(light, 1)) * (0.6 * SHADOW_TINT)
     colour += gloss * light
-    scene.paint(colour, cover(distance, scene.edge))
+    scene.paint(colour, cover(scene.face, scene.edge))
 
 
 def inflammation(scene: Scene) -> np.ndarray | float:
@@ -388,22 +443,23 @@ def inflammation(scene: Scene) -> np.ndarray | float:
     if not len(lesions):
         return 0.0
     points = face_to_frame(lesions["u"], lesions["v"], scene.subject, scene.photo)
-    crowd = np.histogram2d(points[1], points[0], bins=16, range=[[-1, 1], [-1, 1]])[0].astype(np.float32)
+    column, row = np.clip((points + 1) * 8, 0, 15).astype(int)
+    crowd = np.bincount(16 * row + column, minlength=256).reshape(16, 16).astype(np.float32)
     crowd = np.tanh(gaussian_filter(crowd, 1.0)) * 0.30
     return np.asarray(Image.fromarray(crowd).resize((scene.size, scene.size), Image.Resampling.BICUBIC))
 
 
-def draw_lesions(scene: Scene, blood: np.ndarray, melanin: np.ndarray, pus: np.ndarray, height: np.ndarray) -> None:
+def draw_lesions(
+    scene: Scene, blood: np.ndarray, melanin: np.ndarray, pus: np.ndarray, height: np.ndarray
+) -> None:
     """Adds every lesion to the pigment and height fields, each in its own window."""
     darkness = np.clip((scene.subject.tone - 2.5) / 3.5, 0, 1)
-    for lesion in scene.photo.lesions:
-        u, v, radius, strength = (float(lesion[k]) for k in ("u", "v", "radius", "strength"))
-        kind = LESION_KINDS[lesion["kind"]]
-        box = scene.window(u, v, radius * 1.8)
+    for u, v, radius, kind, strength, aspect, turn in scene.photo.lesions.tolist():
+        kind = LESION_KINDS[kind]
+        box = scene.window(u, v, radius * 1.6)
         du, dv = scene.u[box] - u, scene.v[box] - v
-        c, s = np.cos(lesion["turn"]), np.sin(lesion["turn"])
-        r2 = ((c * du + s * dv) * lesion["aspect"]) ** 2 + ((c * dv - s * du) / lesion["aspect"]) ** 2
-        r2 /= radius * radius
+        c, s = math.cos(turn) / radius, math.sin(turn) / radius
+        r2 = ((c * du + s * dv) * aspect) ** 2 + ((c * dv - s * du) / aspect) ** 2
         core = np.exp(-(r2**2))  # flat top, soft rim
         if kind == "mark":
             blood[box] += (0.38 - 0.15 * darkness) * strength * core
@@ -428,11 +484,25 @@ def draw_mouth(scene: Scene) -> None:
     skin = skin_albedo(min(subject.tone, 5.0) * 0.85 + 0.6, np.float32(0.55 + subject.lip_redness))
     light = 0.78 + 0.22 * photo.light[0] * np.clip(u / 0.3, -1, 1)
     soft = scene.edge * 1.5
-    scene.paint(skin[:, None, None] * (0.66 * light), 0.9 * cover(np.maximum.reduce([top - v, v - upper, inside]), soft), box)
-    gloss = 0.10 * bump(u, v, (0.2 * photo.light[0] * 0.3, float(MOUTH_V + 0.45 * subject.lip_fullness)), (0.07, 0.012))
-    scene.paint(skin[:, None, None] * light + gloss, 0.9 * cover(np.maximum.reduce([lower - v, v - bottom, inside]), soft), box)
+    scene.paint(
+        skin[:, None, None] * (0.66 * light),
+        0.9 * cover(np.maximum.reduce([top - v, v - upper, inside]), soft),
+        box,
+    )
+    gloss = 0.10 * bump(
+        u, v, (0.2 * photo.light[0] * 0.3, float(MOUTH_V + 0.45 * subject.lip_fullness)), (0.07, 0.012)
+    )
+    scene.paint(
+        skin[:, None, None] * light + gloss,
+        0.9 * cover(np.maximum.reduce([lower - v, v - bottom, inside]), soft),
+        box,
+    )
     line = 0.008
-    scene.paint((0.035, 0.012, 0.012), 0.85 * cover(np.maximum.reduce([upper - line - v, v - lower - line, inside]), soft), box)
+    scene.paint(
+        (0.035, 0.012, 0.012),
+        0.85 * cover(np.maximum.reduce([upper - line - v, v - lower - line, inside]), soft),
+        box,
+    )
     if photo.mouth_open > 0.03:
         teeth = np.maximum.reduce([upper + 0.004 - v, v - lower + 0.3 * photo.mouth_open, inside + 0.06])
         scene.paint((0.62, 0.58, 0.50), 0.9 * cover(teeth, soft), box)
@@ -445,7 +515,11 @@ def draw_nostrils(scene: Scene) -> None:
         at = side * 0.62 * subject.nose_width + 0.15 * scene.photo.yaw
         box = scene.window(at, NOSE_V + 0.045, 0.06)
         du, dv = scene.u[box] - at, scene.v[box] - NOSE_V - 0.045
-        scene.paint(skin, 0.8 * cover((np.hypot(du / 0.030, (dv + 0.25 * side * du) / 0.013) - 1) * 0.014, scene.edge * 2), box)
+        scene.paint(
+            skin,
+            0.8 * cover((np.hypot(du / 0.030, (dv + 0.25 * side * du) / 0.013) - 1) * 0.014, scene.edge * 2),
+            box,
+        )
 
 
 def draw_eyes(scene: Scene) -> None:
@@ -469,14 +543,20 @@ def draw_eyes(scene: Scene) -> None:
         scene.paint(np.array((0.66, 0.62, 0.59), np.float32)[:, None, None] * shade, opening, box)
         gaze = np.hypot(u, v + 0.004)
         iris = 0.49 * width
-        ring = np.asarray(subject.iris, np.float32)[:, None, None] * (1.25 - 0.85 * np.clip(gaze / iris, 0, 1) ** 4)
+        ring = np.asarray(subject.iris, np.float32)[:, None, None] * (
+            1.25 - 0.85 * np.clip(gaze / iris, 0, 1) ** 4
+        )
         scene.paint(ring, opening * cover(gaze - iris, scene.edge), box)
         scene.paint((0.006, 0.006, 0.006), opening * cover(gaze - 0.45 * iris, scene.edge), box)
-        spark = np.hypot(u - side * 0.4 * iris * np.sign(photo.light[0]), v + 0.35 * iris + 0.004) - 0.26 * iris
+        spark = (
+            np.hypot(u - side * 0.4 * iris * np.sign(photo.light[0]), v + 0.35 * iris + 0.004) - 0.26 * iris
+        )
         scene.paint((0.95, 0.95, 0.95), 0.9 * opening * cover(spark, scene.edge * 1.5), box)
         lash = np.maximum(np.abs(v - upper + 0.004) - 0.009, ends - 0.008)
         scene.paint((0.012, 0.009, 0.008), 0.9 * cover(lash, scene.edge * 1.5), box)
-        scene.paint(skin * 0.35, 0.45 * cover(np.maximum(np.abs(v - lower) - 0.004, ends), scene.edge * 1.5), box)
+        scene.paint(
+            skin * 0.35, 0.45 * cover(np.maximum(np.abs(v - lower) - 0.004, ends), scene.edge * 1.5), box
+        )
 
 
 def draw_brows(scene: Scene) -> None:
@@ -498,16 +578,18 @@ def draw_hair_in_front(scene: Scene) -> None:
     fray = 0.012 * soft_noise(subject.noise_seed + 7, 40, scene.size)
     covered = hairline_distance(scene.u, scene.v, subject) + fray
     end = hair.length - 0.05 * np.cos(scene.x * 9) if hair.style in LONG else 0.06
-    distance = np.maximum.reduce([hair_outline(scene), covered, scene.y - end])
-    scene.paint(hair_colour(scene), cover(distance, scene.edge * 1.5 + 0.015))
+    distance = np.maximum.reduce([scene.hair_outline, covered, scene.y - end])
+    scene.paint(scene.hair_colour, cover(distance, scene.edge * 1.5 + 0.015))
 
 
 def expose(linear: np.ndarray, photo: Photo) -> np.ndarray:
-    """Camera: vignette, white balance, exposure, lens blur, sRGB curve, sensor noise. Linear [3, R, R] -> uint8 [R, R, 3]."""
+    """Camera: vignette, white balance, exposure, lens blur, gamma, noise. [3, R, R] -> uint8 [R, R, 3]."""
     size = linear.shape[-1]
     axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1) ** 2
     falloff = 1 - np.float32(photo.vignette) * (axis[:, None] + axis[None, :]) / 2
-    balance = np.exp(np.array((photo.warmth / 2, 0, -photo.warmth / 2), np.float32)) * np.float32(photo.exposure)
+    balance = np.exp(np.array((photo.warmth / 2, 0, -photo.warmth / 2), np.float32)) * np.float32(
+        photo.exposure
+    )
     image = linear * balance[:, None, None] * falloff
     image = gaussian_filter(image, (0, photo.blur * size, photo.blur * size), truncate=3)
     image = np.clip(image, 0, 1) ** np.float32(1 / 2.2)

@@ -4,14 +4,15 @@ It does not know where images come from: a batch is (uint8 images [B, C, R, R], 
 """
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.discriminator import Discriminator
@@ -77,7 +78,8 @@ class StyleGAN2(pl.LightningModule):
         self.ema_kimg, self.ema_rampup = ema_kimg, ema_rampup
         self.ada_target, self.ada_kimg, self.ada_interval = ada_target, ada_kimg, ada_interval
         self.images_seen = 0
-        self.num_nonfinite = 0  # gradients that were NaN or infinite so far
+        self.num_nonfinite = 0  # parameter gradients that held a NaN or an infinity so far
+        self._rng: dict | None = None  # of the checkpoint that training resumes from
         self.register_buffer("path_length_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))  # of D's real logits since ADA's last update
         self.register_buffer("sign_count", torch.zeros([]))
@@ -92,16 +94,16 @@ class StyleGAN2(pl.LightningModule):
         iteration = self.images_seen // batch_size
         opt_g, opt_d = self.optimizers()
 
-        with self.phase(self.G, opt_g, "G"):
+        with self.phase(self.G, opt_g):
             loss = generator_loss(self.score(self.fake(len(real), c), c))
             self.manual_backward(loss)
         self.record("loss/G", loss)
 
         if self.path_length_weight and iteration % self.path_length_interval == 0:
-            with self.phase(self.G, opt_g, "G"):
-                self.regularize_generator(c)
+            with self.phase(self.G, opt_g):
+                self.regularize_generator(max(1, len(real) // 2), c)
 
-        with self.phase(self.D, opt_d, "D"):
+        with self.phase(self.D, opt_d):
             with torch.no_grad():
                 fake = self.fake(len(real), c)
             fake_logits, real_logits = self.score(fake, c), self.score(real, c)
@@ -114,7 +116,7 @@ class StyleGAN2(pl.LightningModule):
         self.sign_count += len(real_logits)
 
         if iteration % self.r1_interval == 0:
-            with self.phase(self.D, opt_d, "D"):
+            with self.phase(self.D, opt_d):
                 self.regularize_discriminator(real, c)
 
         self.images_seen += batch_size
@@ -123,9 +125,8 @@ class StyleGAN2(pl.LightningModule):
             self.update_ada(batch_size)
         self.record("ada/p", self.augment.p)
 
-    def regularize_generator(self, c: Tensor | None) -> None:
-        """Path length penalty on half a batch, weighted by its interval (Karras et al. 2019, section 3.2)."""
-        n = max(1, self.batch_size // 2)
+    def regularize_generator(self, n: int, c: Tensor | None) -> None:
+        """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
         ws = self.latents(n, None if c is None else c[:n])
         lengths = path_lengths(self.G.synthesis(ws, force_fp32=True), ws)
         loss, mean = path_length_penalty(lengths, self.path_length_mean, self.path_length_weight)
@@ -173,8 +174,24 @@ class StyleGAN2(pl.LightningModule):
     def score(self, images: Tensor, c: Tensor | None, force_fp32: bool = False) -> Tensor:
         return self.D(self.augment(images), c, force_fp32=force_fp32)
 
-    def phase(self, network: torch.nn.Module, optimizer: pl.core.optimizer.LightningOptimizer, name: str):
-        return _Phase(self, network, optimizer, name)
+    @contextmanager
+    def phase(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Gradients for `network` alone inside, one step of its optimizer at the end.
+
+        A gradient that is not finite is replaced (NaN by 0, infinity by 1e5) and counted.
+        """
+        other = self.D if network is self.G else self.G
+        network.requires_grad_(True)
+        other.requires_grad_(False)
+        optimizer.zero_grad(set_to_none=True)
+        yield
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        if not norms.isfinite().all():
+            self.num_nonfinite += int((~norms.isfinite()).sum())
+            for gradient in gradients:
+                gradient.nan_to_num_(nan=0.0, posinf=1e5, neginf=-1e5)
+        optimizer.step()
 
     def record(self, name: str, value: Tensor) -> None:
         """Log the mean of `value` over the tick."""
@@ -195,17 +212,28 @@ class StyleGAN2(pl.LightningModule):
         betas = tuple(float(beta) ** ratio for beta in self.optimizer.keywords["betas"])
         return self.optimizer(network.parameters(), lr=lr, betas=betas)
 
+    def on_fit_start(self) -> None:
+        self.to(memory_format=torch.channels_last)  # the convolutions' fast layout
+
     def on_train_start(self) -> None:
-        self.to(memory_format=torch.channels_last)
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["torch"])
+            random.setstate(_to_tuple(self._rng["python"]))
+            self._rng = None
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["gan"] = {
             "images_seen": self.images_seen,
             "num_nonfinite": self.num_nonfinite,
-            "rng": {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_rng_state()},
+            "rng": {"torch": torch.get_rng_state(), "python": random.getstate()},
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["gan"]
         self.images_seen, self.num_nonfinite = state["images_seen"], state["num_nonfinite"]
         self._rng = state["rng"]
+
+
+def _to_tuple(state: tuple | list) -> tuple:
+    """random.setstate wants tuples all the way down."""
+    return tuple(_to_tuple(item) if isinstance(item, tuple | list) else item for item in state)

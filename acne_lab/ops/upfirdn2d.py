@@ -1,7 +1,9 @@
 """Up-sample, FIR-filter and down-sample images in one operator (Karras et al. 2019, appendix B).
 
 Plain PyTorch: a zero-inserting reshape, a pad or crop, and one depthwise convolution whose stride is the
-down-sampling. It does not know how to avoid multiplying the inserted zeros.
+down-sampling. It does not know how to avoid multiplying the inserted zeros. Its gradient is the operator
+itself with `up` and `down` exchanged, so that derivatives of any order cost no more than the forward pass
+(autograd's own second derivative of a depthwise convolution loops over the channels).
 """
 
 from collections.abc import Sequence
@@ -52,6 +54,48 @@ def upfirdn2d(
         x = upfirdn2d(x, f[None, :], (up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip_filter, gain)
         return upfirdn2d(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1), flip_filter)
 
+    return _UpFirDn2d.apply(x, f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain)
+
+
+class _UpFirDn2d(torch.autograd.Function):
+    """The 2-D operator and its adjoint; the filter is a constant."""
+
+    @staticmethod
+    def forward(ctx, x, f, up, down, padding, flip_filter, gain):
+        y = _forward(x, f, up, down, padding, flip_filter, gain)
+        (h, w), (out_h, out_w), (fh, fw) = x.shape[2:], y.shape[2:], f.shape
+        x0, _, y0, _ = padding
+        ctx.adjoint = (
+            down,
+            up,
+            (
+                fw - x0 - 1,
+                w * up[0] - out_w * down[0] + x0 - up[0] + 1,
+                fh - y0 - 1,
+                h * up[1] - out_h * down[1] + y0 - up[1] + 1,
+            ),
+            not flip_filter,
+            gain,
+        )
+        ctx.save_for_backward(f)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        (f,) = ctx.saved_tensors
+        return upfirdn2d(grad, f, *ctx.adjoint), None, None, None, None, None, None
+
+
+def _forward(
+    x: Tensor,
+    f: Tensor,
+    up: tuple[int, int],
+    down: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    flip_filter: bool,
+    gain: float,
+) -> Tensor:
+    (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1) = up, down, padding
     n, c, h, w = x.shape
     if up_x > 1 or up_y > 1:
         x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up_x - 1, 0, 0, 0, up_y - 1))

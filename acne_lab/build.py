@@ -1,0 +1,90 @@
+"""From config to objects: the only module that calls `hydra.utils.instantiate`, and what every Hydra job shares."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from acne_lab.runs import Run
+
+HERE = Path(__file__).resolve().parent
+CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+
+
+def divide(total: int, part: int) -> int:
+    """total / part, which must come out even: `${divide:a,b}`."""
+    if part <= 0 or total % part:
+        raise ValueError(f"{total} images do not divide into parts of {part}: change one of the two")
+    return total // part
+
+
+def fast_half(resolutions: int) -> int:
+    """`resolutions` where 16-bit convolutions are fast (CUDA, CPUs with AMX), else 0: `${fast_half:4}`."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    has_amx = cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
+    return resolutions if torch.cuda.is_available() or has_amx else 0
+
+
+OmegaConf.register_new_resolver("divide", divide, replace=True)
+OmegaConf.register_new_resolver("fast_half", fast_half, replace=True)
+
+
+def build(node: DictConfig | dict, **kwargs: Any) -> Any:
+    """Make the object that a config node describes; `kwargs` are added to its arguments."""
+    return instantiate(node, _convert_="all", **kwargs)
+
+
+def resolved(cfg: DictConfig) -> dict:
+    """The config as plain dicts, lists and numbers; ValueError names values (`???`) that are not given."""
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        raise ValueError("missing values, give them on the command line: " + ", ".join(f"{k}=..." for k in sorted(missing)))
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def table_overrides(overrides: list[str]) -> list[str]:
+    """Let `data=PATH` name an image table, or a run that has one: PATH is a folder that exists."""
+    result = []
+    for override in overrides:
+        name, _, value = override.partition("=")
+        value = value.strip("'\"")
+        if name == "data" and value and Path(value).is_dir() and not (CONF_DIR / "data" / f"{value}.yaml").exists():
+            result += ["data=table", f"data.root='{Path(value).resolve()}'"]
+        else:
+            result.append(override)
+    return result
+
+
+def job(config_name: str) -> Callable[[Callable[[dict], Run]], Callable[[], None]]:
+    """Make a Hydra command of a function from a resolved config to a run.
+
+    Its last line on standard output is the run's path. An error in what the user gave is printed without a
+    traceback and exits with 2.
+    """
+
+    def decorate(function: Callable[[dict], Run]) -> Callable[[], None]:
+        failed = []
+
+        @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
+        def with_config(cfg: DictConfig) -> None:
+            try:
+                print(function(resolved(cfg)).path, flush=True)
+            except ValueError as error:
+                failed.append(error)
+                print(f"error: {error}", file=sys.stderr, flush=True)
+
+        def main() -> None:
+            sys.argv[1:] = table_overrides(sys.argv[1:])
+            with_config()
+            if failed:
+                sys.exit(2)
+
+        return main
+
+    return decorate

@@ -1,0 +1,159 @@
+"""What happens around training: metrics.csv, sample grids, progress, checkpoints that are whole or absent."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+from tqdm import tqdm
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint aside and renames it: a crash or a full disk leaves the previous one intact."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object = None) -> None:
+        aside = f"{path}.{os.getpid()}.tmp"
+        try:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+            os.replace(aside, path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+
+
+class MetricsTable(pl.Callback):
+    """Keeps what was logged, one row an epoch, and writes it as CSV. Its rows travel in the checkpoint.
+
+    Args:
+        path: the CSV file.
+        x: name of the first column: "images_seen" (of the module) or "epoch".
+    """
+
+    def __init__(self, path: Path, *, x: str) -> None:
+        self.path, self.x = path, x
+        self.rows: list[dict] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started, self.images_at_start = time.perf_counter(), getattr(module, "images_seen", 0)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        row = {self.x: trainer.current_epoch + 1 if self.x == "epoch" else module.images_seen}
+        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        if self.x == "images_seen":
+            kimg = (module.images_seen - self.images_at_start) / 1000
+            row["speed/s_per_kimg"] = (time.perf_counter() - self.started) / kimg
+        self.rows.append(row)
+        aside = self.path.with_suffix(".tmp")
+        pd.DataFrame(self.rows).to_csv(aside, index=False)
+        aside.replace(self.path)
+        if trainer.logger is not None:
+            extra = {name: row[name] for name in (self.x, "speed/s_per_kimg") if name in row}
+            trainer.logger.log_metrics(extra, step=trainer.global_step)
+
+    def state_dict(self) -> dict:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.rows = state["rows"]
+
+
+class SampleGrid(pl.Callback):
+    """A grid of the averaged generator's images for the same latents after every tick, and one of real images.
+
+    Args:
+        folder: tick_0001.png, tick_0002.png, ... and reals.png go here.
+        num_images: images in a grid.
+        columns: images in a row.
+        psi: truncation.
+    """
+
+    def __init__(self, folder: Path, *, num_images: int = 32, columns: int = 8, psi: float = 1.0) -> None:
+        self.folder, self.num_images, self.columns, self.psi = folder, num_images, columns, psi
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        pixels = trainer.datamodule.pixels
+        chosen = np.linspace(0, len(pixels) - 1, min(self.num_images, len(pixels))).astype(int)
+        reals = torch.from_numpy(np.stack([pixels[i] for i in chosen])).permute(0, 3, 1, 2)
+        self._save(trainer, reals, "reals")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        G = module.G_ema
+        rng = torch.Generator().manual_seed(0)
+        z = torch.randn(self.num_images, G.z_dim, generator=rng).to(module.device)
+        labels = torch.arange(self.num_images, device=module.device) % max(G.c_dim, 1)
+        with torch.no_grad():
+            images = G(z, module.one_hot(labels), truncation_psi=self.psi, noise_mode="const")
+        self._save(trainer, to_uint8(images), f"tick_{trainer.current_epoch + 1:04d}")
+
+    def _save(self, trainer: pl.Trainer, images: Tensor, name: str) -> None:
+        picture = grid(images.cpu(), columns=self.columns)
+        path = self.folder / f"{name}.png"
+        picture.save(path.with_suffix(".tmp"), format="PNG")
+        path.with_suffix(".tmp").replace(path)
+        if hasattr(trainer.logger, "log_image"):
+            trainer.logger.log_image("samples" if name != "reals" else name, [picture], step=trainer.global_step)
+
+
+class Progress(pl.Callback):
+    """A progress bar on standard error, with the latest of the metrics `show` behind it.
+
+    Args:
+        unit: what is counted.
+        per_batch: how many of them a batch is.
+        show: metrics to print, under their last name.
+    """
+
+    def __init__(self, *, unit: str, per_batch: float, show: tuple[str, ...] = ()) -> None:
+        self.unit, self.per_batch, self.show = unit, per_batch, show
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        batches = int(trainer.num_training_batches)
+        self.bar = tqdm(
+            total=round(trainer.max_epochs * batches * self.per_batch, 3),
+            initial=round(trainer.current_epoch * batches * self.per_batch, 3),
+            unit=self.unit,
+            file=sys.stderr,
+            desc="train",
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} {unit} [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        self.bar.update(self.per_batch)
+        rate = self.bar.format_dict["rate"]
+        values = {"s/" + self.unit: 1 / rate} if rate else {}
+        metrics = trainer.callback_metrics
+        values |= {name.rsplit("/", 1)[1]: float(metrics[name]) for name in self.show if name in metrics}
+        self.bar.set_postfix(values, refresh=False)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded and clipped; gray becomes RGB: [N, 1 or 3, H, W] -> uint8 [N, 3, H, W]."""
+    pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+
+
+def grid(images: Tensor, *, columns: int) -> Image.Image:
+    """Tile uint8 [N, 3, H, W] row by row; missing tiles at the end are black."""
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    tiles = torch.zeros(rows * columns, c, h, w, dtype=torch.uint8)
+    tiles[:n] = images
+    picture = tiles.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
+    return Image.fromarray(picture.numpy())

@@ -1,0 +1,42 @@
+"""`acne-lab VERB overrides...`: hands over to `python -m acne_lab.jobs.VERB`, importing nothing heavy itself."""
+
+import os
+import sys
+from difflib import get_close_matches
+
+VERBS = {
+    "prepare": "build an image table: read, check, split (data=toy|folder|acne04)",
+    "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
+    "generate": "sample a generated data set from one or more GANs (run=... num_images=...)",
+    "study": "run a graph of jobs, reusing what is done (study=demo)",
+    "report": "write a study's HTML page and report.md again (study=demo)",
+    "runs": "list the runs",
+}
+
+HELP = """acne-lab: does synthetic acne help a grader?
+
+usage: acne-lab VERB [key=value ...]
+
+{verbs}
+
+`acne-lab VERB --help` shows a verb's config, key=value changes it, -m sweeps over comma-separated values.
+Results lie in ./runs; repeating a command continues or reuses its run.
+"""
+
+
+def main() -> None:
+    verb, *rest = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(HELP.format(verbs="\n".join(f"  {name:<10} {text}" for name, text in VERBS.items())))
+        return
+    if verb == "--version":
+        from acne_lab import __version__
+
+        print(__version__)
+        return
+    if verb not in VERBS:
+        close = get_close_matches(verb, VERBS, n=1)
+        hint = f": did you mean {close[0]}?" if close else f": the verbs are {', '.join(VERBS)}"
+        sys.exit(f"acne-lab: no verb {verb!r}{hint}")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", f"acne_lab.jobs.{verb}", *rest])

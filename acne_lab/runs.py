@@ -1,0 +1,180 @@
+"""Run folders: `runs/<job>/<name>-<key>/`, done or resumable or absent, never half.
+
+The key is a hash of what determines the result: the resolved config without what cannot change it, and the
+keys of the runs and tables it reads. The code version is recorded in `environment.json`, not hashed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+# Nodes that say where things lie and how to show them, and inputs, whose keys are hashed in their place.
+NOT_IN_KEY = {
+    "name", "runs_dir", "logger", "callbacks", "num_workers", "root", "cache_dir", "num_threads",
+    "init_from", "run", "test", "config_dir",
+}  # fmt: skip
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "torchmetrics", "numpy", "acne-lab")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        return self.path.name.rsplit("-", 1)[1]
+
+    @property
+    def job(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def done(self) -> bool:
+        return (self.path / "DONE").exists()
+
+    @property
+    def config(self) -> dict:
+        """The resolved config it was made with."""
+        return yaml.safe_load((self.path / "config.yaml").read_text())
+
+    @property
+    def metrics(self) -> dict:
+        return json.loads((self.path / "metrics.json").read_text())
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to resume from, if it has one."""
+        path = self.path / "checkpoints" / "last.ckpt"
+        return path if path.exists() else None
+
+    def write_metrics(self, metrics: dict) -> None:
+        write_text(self.path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+
+
+def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
+    """Ten hex digits of the config, without the nodes of `NOT_IN_KEY`, and of the inputs' keys in order."""
+    text = json.dumps([_without(config, NOT_IN_KEY), list(inputs)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _without(node: object, names: set[str]) -> object:
+    if isinstance(node, dict):
+        return {k: _without(v, names) for k, v in node.items() if k not in names}
+    if isinstance(node, list):
+        return [_without(v, names) for v in node]
+    return node
+
+
+@contextmanager
+def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[Run]:
+    """Lock the run that `config` and `inputs` name, and mark it DONE when the block ends without an error.
+
+    A second process that wants the same run waits here until the first is through and then finds it done:
+    check `run.done` first thing. A run that was interrupted keeps its files, so that the block can resume it.
+    """
+    run = Run(Path(config["runs_dir"]).resolve() / job / f"{config['name']}-{run_key(config, inputs)}")
+    found = sorted(run.path.parent.glob(f"*-{run.key}"))
+    run = Run(found[0]) if found else run  # the name is not in the key: a renamed run is the same run
+    if run.done:
+        yield run
+        return
+    locks = run.path.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{run.key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process works on {run.path}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    with lock:
+        if run.done:
+            yield run
+            return
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(run.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        try:
+            yield run
+        except ValueError:  # the user's input is wrong: leave nothing behind but what training had saved
+            if run.last_checkpoint is None:
+                shutil.rmtree(run.path)
+            raise
+        write_text(run.path / "DONE", datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+
+
+def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
+    """The finished run at a path, or the one whose folder name is or begins with `reference`.
+
+    Raises:
+        ValueError: there is none, there are several, or it is not finished.
+    """
+    path = Path(reference)
+    if not (path / "config.yaml").exists():
+        candidates = [p.parent for p in Path(runs_dir).glob("*/*/config.yaml")]
+        matches = [p for p in candidates if p.name == str(reference) or f"{p.parent.name}/{p.name}" == str(reference)]
+        matches = matches or [p for p in candidates if p.name.startswith(str(reference))]
+        if not matches:
+            raise ValueError(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
+        if len(matches) > 1:
+            names = ", ".join(sorted(f"{p.parent.name}/{p.name}" for p in matches))
+            raise ValueError(f"{reference} names several runs: {names}")
+        path = matches[0]
+    run = Run(path.resolve())
+    if not run.done:
+        raise ValueError(f"the run {run.path} is not finished: repeat the command that made it, it goes on")
+    return run
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it, so that it is whole or absent."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    aside.replace(path)
+
+
+def environment() -> dict:
+    """What the run was made with: versions, processor, code. No user or host name."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "code": _code_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _code_version() -> str:
+    """Commit of the checkout, with a + if it has changes; the package's version where there is no checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return version("acne-lab")
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", here, *args], capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")

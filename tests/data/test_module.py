@@ -1,0 +1,303 @@
+import itertools
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acne_lab.data.augment import ClassicalAugment, binomial_blur, move
+from acne_lab.data.module import EndlessBatches, GanData, GraderBatches, GraderData, gather
+from acne_lab.data.table import ImageTable
+
+CLASSES = ("mild", "moderate", "severe", "very_severe")
+
+
+def make_table(labels, classes=CLASSES):
+    num = len(labels)
+    rows = {
+        "file_name": [f"images/{i}.png" for i in range(num)],
+        "severity": [classes[label] if label >= 0 else "" for label in labels],
+        "lesions": None,
+        "subject": [str(i) for i in range(num)],
+        "split": "train",
+        "source": "toy",
+        "parent": "",
+        "sha256": [f"{i:064x}" for i in range(num)],
+    }
+    return ImageTable(root="nowhere", rows=pd.DataFrame(rows), classes=classes)
+
+
+def numbered_pixels(num, resolution=4):
+    """Image i has the value i in its left half and 0 in its right half, so order and flips can be read off."""
+    pixels = np.zeros((num, resolution, resolution, 3), np.uint8)
+    pixels[:, :, : resolution // 2] = np.arange(num, dtype=np.uint8)[:, None, None, None]
+    return pixels
+
+
+def make_part(labels):
+    return make_table(labels), numbered_pixels(len(labels))
+
+
+def endless(num, **arguments):
+    defaults = {"batch_size": 1, "seed": 0, "mirror": False}
+    return EndlessBatches(pixels=numbered_pixels(num), labels=np.arange(num), **{**defaults, **arguments})
+
+
+def first_images(batches, num_batches):
+    """The numbers of the images in the first batches, and whether each was mirrored."""
+    images = torch.cat([images for images, _ in itertools.islice(batches, num_batches)])
+    left, right = images[:, 0, 0, 0].tolist(), images[:, 0, 0, -1].tolist()
+    return [max(pair) for pair in zip(left, right)], [b > a for a, b in zip(left, right)]
+
+
+class Recorder(pl.LightningModule):
+    """Counts images as a GAN does and notes which ones it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.images_seen = 0
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        self.images_seen += len(labels)
+        self.seen += labels.tolist()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["images_seen"] = self.images_seen
+
+    def on_load_checkpoint(self, checkpoint):
+        self.images_seen = checkpoint["images_seen"]
+
+
+def quiet_trainer(**arguments):
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"enable_checkpointing": False, **arguments},
+    )
+
+
+# --- the endless stream
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 12), seed=st.integers(0, 2**31), epochs=st.integers(1, 3))
+def test_every_epoch_is_a_permutation(num, seed, epochs):
+    numbers, _ = first_images(endless(num, seed=seed), num * epochs)
+    for epoch in range(epochs):
+        assert sorted(numbers[epoch * num : (epoch + 1) * num]) == list(range(num))
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 12), start=st.integers(0, 40), seed=st.integers(0, 100))
+def test_start_skips_exactly_that_many_images(num, start, seed):
+    whole = first_images(endless(num, seed=seed, mirror=True), start + 5)
+    late = first_images(endless(num, seed=seed, mirror=True, start=lambda: start), 5)
+    assert late == tuple(column[start:] for column in whole)
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(1, 12), world_size=st.integers(1, 4), start=st.integers(0, 20))
+def test_ranks_partition_the_stream(num, world_size, start):
+    whole, _ = first_images(endless(num, start=lambda: start), 4 * world_size)
+    ranks = [
+        first_images(endless(num, start=lambda: start, rank=rank, world_size=world_size), 4)[0]
+        for rank in range(world_size)
+    ]
+    assert [number for step in zip(*ranks) for number in step] == whole
+
+
+def test_epochs_and_seeds_differ():
+    numbers, _ = first_images(endless(30), 60)
+    assert numbers[:30] != numbers[30:]
+    assert numbers[:30] != first_images(endless(30, seed=1), 30)[0]
+
+
+def test_batches_hold_images_with_their_labels():
+    images, labels = next(iter(endless(9, batch_size=4)))
+    assert images.dtype == torch.uint8
+    assert images.shape == (4, 3, 4, 4)
+    assert labels.dtype == torch.int64
+    assert images[:, 0, 0, 0].tolist() == labels.tolist()
+
+
+def test_mirror_flips_about_half_and_only_when_asked():
+    _, flips = first_images(endless(200, mirror=True), 200)
+    assert 60 < sum(flips) < 140
+    _, flips = first_images(endless(200), 200)
+    assert not any(flips)
+
+
+def test_gan_data_continues_over_ticks_and_resumes_to_the_image(tmp_path):
+    def data():
+        table, pixels = make_part([i % 4 for i in range(7)])
+        return GanData(table=table, pixels=pixels, batch_size=2, seed=3, mirror=True)
+
+    whole = Recorder()
+    quiet_trainer(max_epochs=4, limit_train_batches=3).fit(whole, data())
+    expected = EndlessBatches(
+        pixels=numbered_pixels(7),
+        labels=make_table([i % 4 for i in range(7)]).labels,
+        batch_size=2,
+        seed=3,
+        mirror=True,
+    )
+    expected = torch.cat([labels for _, labels in itertools.islice(expected, 12)]).tolist()
+    assert whole.seen == expected  # although Lightning fetches one batch in advance and restarts the loader
+
+    half = Recorder()
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=3)
+    trainer.fit(half, data())
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    rest = Recorder()
+    quiet_trainer(max_epochs=4, limit_train_batches=3).fit(rest, data(), ckpt_path=tmp_path / "half.ckpt")
+    assert half.seen + rest.seen == whole.seen
+
+
+def test_a_batch_comes_in_under_a_millisecond(tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((500, 64, 64, 3), np.uint8))
+    pixels = np.load(tmp_path / "images.npy", mmap_mode="r")
+    stream = iter(
+        EndlessBatches(pixels=pixels, labels=np.zeros(500, np.int64), batch_size=16, seed=0, mirror=True)
+    )
+    seconds = []
+    for _ in range(200):
+        start = time.perf_counter()
+        next(stream)
+        seconds.append(time.perf_counter() - start)
+    assert np.median(seconds) < 1e-3
+
+
+# --- the grader's data
+
+
+def grader_data(labels=(0,) * 40 + (1,) * 8, **arguments):
+    part = make_part(list(labels))
+    defaults = {
+        "train": [part],
+        "val": make_part([0, 1, 2]),
+        "test": make_part([3, 2, 1, 0, 1]),
+        "batch_size": 2,
+        "balanced": False,
+        "augment": None,
+        "seed": 0,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.25, 0.25, 0.25),
+    }
+    return GraderData(**{**defaults, **arguments})
+
+
+def epoch_of(part, *, epoch=0, **arguments):
+    batches = GraderBatches(
+        parts=[part], batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), epoch=lambda: epoch, **arguments
+    )
+    images, labels = (torch.cat(column) for column in zip(*batches))
+    return images, labels
+
+
+def test_test_images_come_once_in_row_order_and_never_augmented():
+    data = grader_data(augment=ClassicalAugment(mirror=1, brightness=0.5), balanced=True)
+    for loader, (table, pixels) in ((data.test_dataloader(), data.test), (data.val_dataloader(), data.val)):
+        images, labels = (torch.cat(column) for column in zip(*loader))
+        assert labels.tolist() == table.labels.tolist()
+        expected = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+        assert torch.equal(images, expected)
+        assert len(loader) == -(-len(pixels) // 2)
+
+
+def test_plain_epochs_are_permutations_without_the_last_odd_batch():
+    images, labels = epoch_of(make_part([0, 1, 2, 3, 0, 1, 2, 3, 0, 1]))
+    numbers = (images[:, 0, 0, 0] * 255).round().int().tolist()
+    assert len(set(numbers)) == len(numbers) == 8
+    assert [number % 4 for number in numbers] == labels.tolist()
+
+
+def test_balanced_epochs_show_every_class_equally_often():
+    labels = [0] * 1400 + [1] * 400 + [3] * 200  # class 2 does not occur
+    _, drawn = epoch_of((make_table(labels), np.zeros((2000, 1, 1, 3), np.uint8)), balanced=True)
+    counts = drawn.bincount(minlength=4)
+    assert counts[2] == 0
+    # Binomial with p = 1/3: standard deviation 21, so 5 of them
+    assert all(abs(counts[c] - 2000 / 3) < 105 for c in (0, 1, 3))
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    part = make_part([i % 4 for i in range(40)])
+    augment = ClassicalAugment(rotation=10, translate=0.1, scale=0.1, blur=0.5, brightness=0.2, contrast=0.2)
+    first, again, later, other = (
+        epoch_of(part, augment=augment, balanced=True, epoch=epoch, seed=seed)[0]
+        for epoch, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+    assert not torch.equal(first, other)
+
+
+def test_parts_lie_one_behind_the_other():
+    parts = [numbered_pixels(3), numbered_pixels(5)]
+    images = gather(parts, np.array([7, 0, 3, 2]))
+    assert images[:, 0, 0, 0].tolist() == [4, 0, 0, 2]
+    data = grader_data(train=[make_part([0, 0, 1]), make_part([3])])
+    assert data.class_counts.tolist() == [2, 1, 0, 1]
+
+
+def test_unfit_tables_are_refused():
+    with pytest.raises(ValueError, match="without a severity"):
+        grader_data(test=make_part([0, -1]))
+    with pytest.raises(ValueError, match="same classes everywhere"):
+        grader_data(val=(make_table([0], ("mild", "severe")), numbered_pixels(1)))
+    with pytest.raises(ValueError, match="lower batch_size"):
+        grader_data(labels=(0, 1), batch_size=3)
+
+
+# --- classical augmentation
+
+
+def test_zero_augmentation_is_the_identity():
+    images = torch.rand(3, 3, 8, 8)
+    changed = ClassicalAugment(mirror=0)(images, torch.Generator().manual_seed(0))
+    assert torch.allclose(changed, images, atol=1e-6)
+
+
+def test_augmentation_stays_in_range_and_treats_images_apart():
+    images = torch.rand(1, 3, 16, 16).expand(8, -1, -1, -1)
+    augment = ClassicalAugment(rotation=20, translate=0.1, scale=0.2, blur=1, brightness=0.5, contrast=0.5)
+    changed = augment(images, torch.Generator().manual_seed(0))
+    assert 0 <= changed.min() <= changed.max() <= 1
+    assert len({image.sum().item() for image in changed}) == 8
+
+
+def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
+    images = torch.rand(1, 3, 8, 8)
+    still = {
+        "angle": torch.zeros(1, 1, 1, 1),
+        "shift_x": torch.zeros(1, 1, 1, 1),
+        "shift_y": torch.zeros(1, 1, 1, 1),
+        "scale": torch.ones(1, 1, 1, 1),
+    }
+    assert torch.allclose(move(images, **still), images, atol=1e-6)
+    turned = move(images, **{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)})
+    assert torch.allclose(turned, images.rot90(1, (2, 3)), atol=1e-5)
+    one_pixel = torch.full((1, 1, 1, 1), 2 / 8)  # in half sides
+    assert torch.allclose(
+        move(images, **{**still, "shift_x": one_pixel})[..., :-1], images[..., 1:], atol=1e-5
+    )
+
+
+def test_binomial_blur_keeps_the_mean_of_a_constant_and_spreads_a_dot():
+    assert torch.allclose(binomial_blur(torch.full((1, 3, 5, 5), 0.7)), torch.tensor(0.7))
+    dot = torch.zeros(1, 1, 5, 5)
+    dot[0, 0, 2, 2] = 16
+    assert binomial_blur(dot)[0, 0, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]

@@ -1,0 +1,38 @@
+import math
+
+import pytest
+import torch
+
+from acne_lab.grade.heads import LinearHead
+from acne_lab.grade.losses import cross_entropy, inverse_frequency
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # probabilities 1/4, 3/4 and 1/2, 1/2
+    labels = torch.tensor([1, 0])
+    assert cross_entropy(logits, labels).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    weights = torch.tensor([3.0, 1.0])
+    weighted = cross_entropy(logits, labels, class_weights=weights)
+    assert weighted.item() == pytest.approx((math.log(4 / 3) + 3 * math.log(2)) / 4)
+    assert cross_entropy(logits, labels, class_weights=10 * weights).item() == pytest.approx(weighted.item())
+
+
+def test_label_smoothing_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)]])
+    smoothed = cross_entropy(logits, torch.tensor([1]), label_smoothing=0.2)  # target 0.1, 0.9
+    assert smoothed.item() == pytest.approx(0.1 * math.log(4) + 0.9 * math.log(4 / 3))
+
+
+def test_inverse_frequency_gives_classes_equal_weight_in_all():
+    counts = torch.tensor([513, 633, 182, 129])
+    weights = inverse_frequency(counts)
+    assert torch.allclose(weights * counts, torch.full((4,), 1457 / 4))
+    weights = inverse_frequency(torch.tensor([4, 0, 2]))
+    assert weights.tolist() == pytest.approx([6 / 4 / 2, 0, 6 / 2 / 2])
+
+
+def test_head_drops_only_while_training():
+    head = LinearHead(num_features=8, num_classes=4, drop_rate=0.5)
+    features = torch.ones(2, 8)
+    assert torch.equal(head.eval()(features), head.linear(features))
+    assert not torch.equal(head.train()(features), head.linear(features))
