@@ -61,30 +61,23 @@ def table_overrides(overrides: list[str]) -> list[str]:
     return result
 
 
-def job(config_name: str) -> Callable[[Callable[[dict], Run]], Callable[[], None]]:
-    """Make a Hydra command of a function from a resolved config to a run.
+def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
+    """Run `function` as the Hydra command of a root config: from a resolved config to a run.
 
-    Its last line on standard output is the run's path. An error in what the user gave is printed without a
+    The last line on standard output is the run's path. An error in what the user gave is printed without a
     traceback and exits with 2.
     """
+    failed = []
 
-    def decorate(function: Callable[[dict], Run]) -> Callable[[], None]:
-        failed = []
+    @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
+    def with_config(cfg: DictConfig) -> None:
+        try:
+            print(function(resolved(cfg)).path, flush=True)
+        except ValueError as error:
+            failed.append(error)
+            print(f"error: {error}", file=sys.stderr, flush=True)
 
-        @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
-        def with_config(cfg: DictConfig) -> None:
-            try:
-                print(function(resolved(cfg)).path, flush=True)
-            except ValueError as error:
-                failed.append(error)
-                print(f"error: {error}", file=sys.stderr, flush=True)
-
-        def main() -> None:
-            sys.argv[1:] = table_overrides(sys.argv[1:])
-            with_config()
-            if failed:
-                sys.exit(2)
-
-        return main
-
-    return decorate
+    sys.argv[1:] = table_overrides(sys.argv[1:])
+    with_config()
+    if failed:
+        sys.exit(2)

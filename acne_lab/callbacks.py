@@ -112,28 +112,28 @@ class Progress(pl.Callback):
         show: metrics to print, under their last name.
     """
 
-    def __init__(self, *, unit: str, per_batch: float, show: tuple[str, ...] = ()) -> None:
+    def __init__(self, *, unit: str, per_batch: int, show: tuple[str, ...] = ()) -> None:
         self.unit, self.per_batch, self.show = unit, per_batch, show
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        batches = int(trainer.num_training_batches)
+        per_epoch = int(trainer.num_training_batches) * self.per_batch
         self.bar = tqdm(
-            total=round(trainer.max_epochs * batches * self.per_batch, 3),
-            initial=round(trainer.current_epoch * batches * self.per_batch, 3),
+            total=trainer.max_epochs * per_epoch,
+            initial=trainer.current_epoch * per_epoch,
             unit=self.unit,
-            file=sys.stderr,
+            unit_scale=True,
             desc="train",
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} {unit} [{elapsed}<{remaining}{postfix}]",
+            file=sys.stderr,
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
-        self.bar.update(self.per_batch)
-        rate = self.bar.format_dict["rate"]
-        values = {"s/" + self.unit: 1 / rate} if rate else {}
         metrics = trainer.callback_metrics
-        values |= {name.rsplit("/", 1)[1]: float(metrics[name]) for name in self.show if name in metrics}
+        values = {name.rsplit("/", 1)[1]: float(metrics[name]) for name in self.show if name in metrics}
+        if self.unit == "img" and (rate := self.bar.format_dict["rate"]):
+            values = {"s/kimg": 1000 / rate} | values
         self.bar.set_postfix(values, refresh=False)
+        self.bar.update(self.per_batch)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.bar.close()

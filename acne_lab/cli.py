@@ -1,4 +1,4 @@
-"""`acne-lab VERB overrides...`: hands over to `python -m acne_lab.jobs.VERB`, importing nothing heavy itself."""
+"""`acne-lab VERB overrides...`: hands over to `python -m acne_lab.jobs VERB`, importing nothing heavy itself."""
 
 import os
 import sys
@@ -39,4 +39,4 @@ def main() -> None:
         hint = f": did you mean {close[0]}?" if close else f": the verbs are {', '.join(VERBS)}"
         sys.exit(f"acne-lab: no verb {verb!r}{hint}")
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", f"acne_lab.jobs.{verb}", *rest])
+    os.execv(sys.executable, [sys.executable, "-m", "acne_lab.jobs", verb, *rest])

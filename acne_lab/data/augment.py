@@ -68,7 +68,7 @@ class ClassicalAugment:
 
 
 def move(images: Tensor, *, angle: Tensor, shift_x: Tensor, shift_y: Tensor, scale: Tensor) -> Tensor:
-    """Rotate by angle (radians), enlarge by scale and shift (half sides); all [B, 1, 1, 1]. Borders reflect."""
+    """Rotate by angle (radians), enlarge by scale and shift (half sides); all [B, 1, 1, 1]."""
     cos, sin = angle.cos() / scale, angle.sin() / scale
     rows = torch.cat([cos, -sin, shift_x, sin, cos, shift_y], dim=3)
     grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)

@@ -21,7 +21,7 @@ Part = tuple[ImageTable, np.ndarray]  # a table and its pixels, uint8 [N, R, R, 
 
 
 def stream_epoch(num_images: int, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Epoch number `epoch` of the endless stream: a permutation [N] of the images and whether to mirror each."""
+    """Epoch number `epoch` of the endless stream: the images permuted [N] and whether to flip each [N]."""
     rng = np.random.default_rng((seed, epoch))
     return rng.permutation(num_images), rng.random(num_images) < 0.5
 
@@ -152,9 +152,9 @@ def epoch_order(labels: Tensor, *, balanced: bool, generator: Generator) -> Tens
 class GraderBatches(Dataset):
     """The batches of one epoch, by number: images float [B, 3, R, R], normalised, and labels int64 [B].
 
-    With `epoch` (training) batch i depends on (seed, epoch, i) only, and a last batch that is not full is dropped
-    (a single image in it would break batch normalisation). Without it the images come in row order, all of them,
-    never augmented.
+    With `epoch` (training) batch i depends on (seed, epoch, i) only, and a last batch that is not full is
+    dropped (a single image in it would break batch normalisation). Without it the images come in row order,
+    all of them, never augmented.
 
     Args:
         parts: tables with their pixels, one behind the other, all of one resolution.
@@ -207,7 +207,7 @@ class GraderBatches(Dataset):
 
 
 def seeded(*numbers: int) -> Generator:
-    """A torch generator for these numbers >= 0, unrelated to that of any others (their sum would repeat some)."""
+    """A torch generator for these numbers >= 0, unrelated to that of any other numbers."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return Generator().manual_seed(int(state[0] >> 1))
 
@@ -260,16 +260,12 @@ class GraderData(pl.LightningDataModule):
             if tuple(table.classes) != tuple(self.classes):
                 raise ValueError(
                     f"{table.root} has the classes {list(table.classes)}, {tables[0].root} has "
-                    f"{list(self.classes)}: a grader needs the same classes everywhere, prepare one of them again"
+                    f"{list(self.classes)}: a grader needs the same classes everywhere"
                 )
             if len(table.labels) and table.labels.min() < 0:
-                raise ValueError(
-                    f"{table.root} has images without a severity: drop those rows before grading"
-                )
+                raise ValueError(f"{table.root} has images without a severity: drop those rows first")
         if (num_train := sum(len(table.labels) for table, _ in train)) < batch_size:
-            raise ValueError(
-                f"{num_train} training images do not fill one batch of {batch_size}: lower batch_size"
-            )
+            raise ValueError(f"{num_train} training images do not fill {batch_size}: lower batch_size")
         self.train = list(train)
         self.val = val
         self.test = test

@@ -110,7 +110,10 @@ class Augment(nn.Module):
         draws = Draws(len(images), self.p, percentile)
         geometry = self._geometry(draws, images.shape[-1])
         if geometry is not None:
-            images = self._resample(images, geometry)
+            # Images whose gates all stayed closed are left as they are, to the bit: at small p that is nearly all.
+            (moved,) = (geometry != torch.eye(3, device=geometry.device)).any(dim=(1, 2)).nonzero(as_tuple=True)
+            if len(moved):
+                images = images.index_copy(0, moved, self._resample(images[moved], geometry[moved]))
         color = self._color(draws, images.shape[1])
         if color is not None:
             images = _apply_color(images, color)

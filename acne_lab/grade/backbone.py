@@ -51,7 +51,7 @@ def build_backbone(
 
 
 def data_config(backbone: nn.Module) -> dict:
-    """How the backbone wants its images: mean and std (3 floats each, of pixels in [0, 1]), input_size (C, H, W).
+    """How the backbone wants its images: mean, std (3 floats each, for pixels in 0..1), input_size (C, H, W).
 
     It is what the weights were trained with, so comparing backbones without it would be unfair.
     """

@@ -1,7 +1,7 @@
 """Training a grader with Lightning: photograph in, probability of each severity out.
 
-It knows neither files nor configs: the data module hands it normalised batches, the job reads the probabilities
-back from `trainer.predict`. It does not choose its checkpoint either: a ModelCheckpoint on
+It knows neither files nor configs: the data module hands it normalised batches, the job reads the
+probabilities back from `trainer.predict`. It does not choose its checkpoint either: a ModelCheckpoint on
 `val/balanced_accuracy` does.
 """
 
@@ -21,7 +21,7 @@ from acne_lab.metrics.grading import grading_report
 
 
 def warmup_cosine(step: int, *, num_warmup: int, num_steps: int) -> float:
-    """Factor on the learning rate before step `step` (from 0): a straight rise, then half a cosine down to 0."""
+    """Factor on the learning rate at step `step` (from 0): a straight rise, then half a cosine down to 0."""
     if step < num_warmup:
         return (step + 1) / num_warmup
     done = (step - num_warmup) / max(num_steps - num_warmup, 1)
@@ -38,8 +38,8 @@ class Grader(pl.LightningModule):
         classes: severity names, mild first; they must be those of the data.
         pretrained: False, True (hub), `package` or a weights file, see `build_backbone`.
         backbone_kwargs: more arguments of timm's constructor; None for none.
-        input_size: side in px to which square images are resized (bilinear) before the backbone; None: as they come.
-            Small lesions survive a backbone's first strides only if they are large enough.
+        input_size: side in px to which square images are resized (bilinear) before the backbone; None: as
+            they come. Small lesions survive a backbone's first strides only if they are large enough.
         drop_rate: of the features before the linear layer.
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
         class_weighted: weigh the loss by inverse class frequency in the training set. Use this or a balanced
@@ -81,9 +81,7 @@ class Grader(pl.LightningModule):
         )
         self.classes = classes
         self.backbone = build_backbone(backbone, pretrained=pretrained, kwargs=backbone_kwargs)
-        self.backbone.to(
-            memory_format=torch.channels_last
-        )  # convolutions take 25-35 % less time, on CPUs too
+        self.backbone.to(memory_format=torch.channels_last)  # 25-35 % faster on a CPU
         self.head = LinearHead(
             num_features=self.backbone.head_hidden_size, num_classes=len(classes), drop_rate=drop_rate
         )
@@ -127,9 +125,7 @@ class Grader(pl.LightningModule):
             label_smoothing=self.label_smoothing,
         )
         if not loss.isfinite():
-            raise ValueError(
-                f"the training loss became {loss.item()}: lower the learning rate or warm up longer"
-            )
+            raise ValueError(f"the training loss became {loss.item()}: lower the learning rate")
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
 

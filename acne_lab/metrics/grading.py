@@ -47,8 +47,8 @@ def grading_report(probabilities: Tensor, labels: Tensor, classes: Sequence[str]
         classes: the C class names, mild first.
 
     Returns:
-        accuracy, balanced_accuracy, macro_f1 (all in [0, 1]), num_test, recall (class name -> recall, None for
-        a class without a test image) and confusion (C lists of C counts, rows = truth).
+        accuracy, balanced_accuracy, macro_f1 (all in [0, 1]), num_test, recall (class name -> recall, None
+        for a class without a test image) and confusion (C lists of C counts, rows = truth).
 
     Raises:
         ValueError: no image, shapes that do not fit together, a label that is no class, NaN in a probability.
@@ -69,9 +69,7 @@ def grading_report(probabilities: Tensor, labels: Tensor, classes: Sequence[str]
         )
     if probabilities.isnan().any():
         num_bad = int(probabilities.isnan().any(dim=1).sum())
-        raise ValueError(
-            f"{num_bad} of {len(labels)} images have NaN probabilities: training diverged, lower the learning rate"
-        )
+        raise ValueError(f"{num_bad} of {len(labels)} images have NaN probabilities: lower the learning rate")
     confusion = confusion_matrix(probabilities.argmax(dim=1), labels, num_classes)
     recall = class_recall(confusion).tolist()
     present = (confusion.sum(dim=1) > 0).tolist()

@@ -32,7 +32,7 @@ def make_table(labels, classes=CLASSES):
 
 
 def numbered_pixels(num, resolution=4):
-    """Image i has the value i in its left half and 0 in its right half, so order and flips can be read off."""
+    """Image i has the value i on the left and 0 on the right: order and flips can be read off."""
     pixels = np.zeros((num, resolution, resolution, 3), np.uint8)
     pixels[:, :, : resolution // 2] = np.arange(num, dtype=np.uint8)[:, None, None, None]
     return pixels
@@ -65,7 +65,7 @@ class Recorder(pl.LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        images, labels = batch
+        _, labels = batch
         self.images_seen += len(labels)
         self.seen += labels.tolist()
 
@@ -141,19 +141,14 @@ def test_mirror_flips_about_half_and_only_when_asked():
 
 
 def test_gan_data_continues_over_ticks_and_resumes_to_the_image(tmp_path):
+    table, pixels = make_part([i % 4 for i in range(7)])
+
     def data():
-        table, pixels = make_part([i % 4 for i in range(7)])
         return GanData(table=table, pixels=pixels, batch_size=2, seed=3, mirror=True)
 
     whole = Recorder()
     quiet_trainer(max_epochs=4, limit_train_batches=3).fit(whole, data())
-    expected = EndlessBatches(
-        pixels=numbered_pixels(7),
-        labels=make_table([i % 4 for i in range(7)]).labels,
-        batch_size=2,
-        seed=3,
-        mirror=True,
-    )
+    expected = EndlessBatches(pixels=pixels, labels=table.labels, batch_size=2, seed=3, mirror=True)
     expected = torch.cat([labels for _, labels in itertools.islice(expected, 12)]).tolist()
     assert whole.seen == expected  # although Lightning fetches one batch in advance and restarts the loader
 

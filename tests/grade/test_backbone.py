@@ -20,7 +20,7 @@ def test_any_timm_network_gives_pooled_features(name):
 
 
 def test_unknown_name_suggests_near_ones():
-    with pytest.raises(ValueError, match="'resnet5'.*did you mean .*resnet50"):
+    with pytest.raises(ValueError, match=r"'resnet5'.*did you mean .*resnet50"):
         build_backbone("resnet5")
 
 
@@ -58,7 +58,7 @@ def test_a_missing_network_names_the_offline_choices(monkeypatch):
 
     monkeypatch.setattr(module.timm, "create_model", unreachable)
     with pytest.raises(
-        ValueError, match="(?s)Name or service not known.*pretrained=false.*pretrained=package"
+        ValueError, match=r"(?s)Name or service not known.*pretrained=false.*pretrained=package"
     ):
         build_backbone("test_resnet", pretrained=True)
 

@@ -8,10 +8,10 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 
 from acne_lab.metrics.grading import grading_report
 
-CLASSES = ("mild", "moderate", "severe", "very severe")
+CLASSES = ("mild", "moderate", "severe", "very_severe")
 
 
-def one_hot(predicted, num_classes=len(CLASSES)):
+def one_hot(predicted, num_classes=4):
     return torch.nn.functional.one_hot(torch.as_tensor(predicted), num_classes).float()
 
 
@@ -23,7 +23,7 @@ def test_against_hand_computation():
     assert report["num_test"] == 8
     assert report["accuracy"] == pytest.approx(5 / 8)
     assert report["recall"] == pytest.approx(
-        {"mild": 3 / 4, "moderate": 1 / 2, "severe": 1, "very severe": 0}
+        {"mild": 3 / 4, "moderate": 1 / 2, "severe": 1, "very_severe": 0}
     )
     assert report["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 1 + 0) / 4)
     # F1 = 2 TP / (2 TP + FP + FN): mild 6/7, moderate 2/4, severe 2/4, very severe 0/1
@@ -44,7 +44,7 @@ def test_absent_class_is_null_and_not_averaged():
 
 def test_absent_class_that_is_predicted_costs_f1_but_has_no_recall():
     report = grading_report(one_hot([0, 3]), torch.tensor([0, 1]), CLASSES)
-    assert report["recall"]["very severe"] is None
+    assert report["recall"]["very_severe"] is None
     assert report["balanced_accuracy"] == pytest.approx((1 + 0) / 2)
     assert report["macro_f1"] == pytest.approx((1 + 0 + 0) / 3)
 
@@ -52,7 +52,7 @@ def test_absent_class_that_is_predicted_costs_f1_but_has_no_recall():
 def test_everything_predicted_as_one_class_is_chance():
     report = grading_report(one_hot([1] * 8), torch.tensor([0, 0, 0, 1, 1, 2, 2, 3]), CLASSES)
     assert report["balanced_accuracy"] == pytest.approx(1 / 4)
-    assert report["recall"] == {"mild": 0, "moderate": 1, "severe": 0, "very severe": 0}
+    assert report["recall"] == {"mild": 0, "moderate": 1, "severe": 0, "very_severe": 0}
     assert report["macro_f1"] == pytest.approx((4 / 10) / 4)
 
 

@@ -1,0 +1,20 @@
+"""Entry of every verb. A job's module is imported only when its config is composed, so that --help is quick."""
+
+import sys
+from importlib import import_module
+
+from acne_lab.build import run_job
+
+PLAIN = ("report", "runs")  # verbs with a few arguments of their own and no config
+
+
+def main() -> None:
+    verb = sys.argv.pop(1)
+    if verb in PLAIN:
+        import_module(f"acne_lab.jobs.{verb}").main()
+        return
+    run_job(verb, lambda config: getattr(import_module(f"acne_lab.jobs.{verb}"), verb)(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`acne-lab generate run=<run> num_images=500`: a generated image table, with the lineage of every image."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from acne_lab.build import build
+from acne_lab.callbacks import to_uint8
+from acne_lab.data.table import ImageTable
+from acne_lab.gan.generator import Generator
+from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.runs import Run, find_run, open_run
+
+FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
+
+
+def generate(config: dict) -> Run:
+    """Sample each severity from its GAN (or all from one conditional GAN) and write them as one table."""
+    if config["format"] not in FORMATS:
+        raise ValueError(f"format must be {' or '.join(FORMATS)}, not {config['format']}")
+    plan = sampling_plan(config)
+    runs = {gan.key: gan for gan, _, _ in plan}
+    with open_run(config, job="generate", inputs=sorted(runs)) as run:
+        if run.done:
+            return run
+        if config["num_threads"]:
+            torch.set_num_threads(config["num_threads"])
+        folder = run.path / "table"
+        generators = {key: load_generator(gan) for key, gan in runs.items()}
+        rows = []
+        with tqdm(total=sum(n for _, _, n in plan), unit="img", desc="generate") as bar:
+            for gan, severity, num_images in plan:
+                seeds = range(len(rows), len(rows) + num_images)
+                rows += sample(generators[gan.key], gan, severity, seeds, config, folder, bar)
+        table = pd.DataFrame(rows)
+        table["split"] = split_column(table, val_share=config["val_share"])
+        classes = tuple(plan[0][0].metrics["classes"])
+        report = {"notes": [f"generated with psi={config['psi']}, seed={config['seed']}"]}
+        written = ImageTable(root=folder, rows=table, classes=classes, report=report, boxes=None)
+        written.write()
+        run.write_metrics({"num_images": len(table), "counts": written.counts().T.to_dict(), "table": written.key})
+    return run
+
+
+def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
+    """(GAN run, severity, number of images) triples, in the order of the classes.
+
+    Raises:
+        ValueError: the counts name a severity that no GAN has learned, or the GANs disagree about the classes.
+    """
+    given = config["run"]
+    gans = [find_run(r, config["runs_dir"]) for r in (given.values() if isinstance(given, dict) else [given])]
+    for gan in gans:
+        if not (gan.path / NETWORKS_FILE).exists():
+            raise ValueError(f"{gan.path} is not a GAN's run: it has no {NETWORKS_FILE}")
+    classes = gans[0].metrics["classes"]
+    if any(gan.metrics["classes"] != classes for gan in gans):
+        raise ValueError("the GANs were trained on data with different classes: generate from them one by one")
+    if isinstance(given, dict):
+        by_severity = dict(zip(given, gans, strict=True))
+    elif gans[0].config["model"]["G"]["c_dim"]:
+        by_severity = dict.fromkeys(classes, gans[0])
+    else:
+        by_severity = {gans[0].metrics["severity"] or "": gans[0]}
+
+    counts = config["counts"]
+    if counts is None:
+        share, rest = divmod(config["num_images"], len(by_severity))
+        counts = {name: share + (i < rest) for i, name in enumerate(by_severity)}
+    unknown = set(counts) - set(by_severity)
+    if unknown:
+        raise ValueError(
+            f"counts asks for {', '.join(sorted(unknown))}, but the runs have learned {', '.join(by_severity)}: "
+            "give run={severity: run, ...}"
+        )
+    order = [name for name in (*classes, "") if name in counts and counts[name] > 0]
+    return [(by_severity[name], name, counts[name]) for name in order]
+
+
+def load_generator(gan: Run) -> Generator:
+    G = build(gan.config["model"]["G"])
+    G.load_state_dict(load_networks(gan.path / NETWORKS_FILE)["G_ema"])
+    return G.eval().requires_grad_(False)
+
+
+def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, folder: Path, bar: tqdm) -> list[dict]:
+    """Write one image a seed; return their rows. An image depends on (seed, its number), not on its batch."""
+    images_dir = folder / "images" / (severity or "unknown")
+    images_dir.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for start in range(0, len(seeds), config["batch_size"]):
+        batch = seeds[start : start + config["batch_size"]]
+        rngs = [torch.Generator().manual_seed((config["seed"] << 32) + number) for number in batch]
+        z = torch.stack([torch.randn(G.z_dim, generator=rng) for rng in rngs])
+        c = None
+        if G.c_dim:
+            c = torch.zeros(len(batch), G.c_dim)
+            c[:, gan.metrics["classes"].index(severity)] = 1
+        images = to_uint8(G(z, c, truncation_psi=config["psi"], rngs=rngs)).permute(0, 2, 3, 1).numpy()
+        for number, pixels in zip(batch, images, strict=True):
+            path = images_dir / f"seed{number:06d}.{config['format']}"
+            Image.fromarray(pixels).save(path, **FORMATS[config["format"]])
+            rows.append(
+                {
+                    "file_name": path.relative_to(folder).as_posix(),
+                    "severity": severity,
+                    "lesions": None,
+                    "subject": f"generated-{number:06d}",
+                    "source": "generated",
+                    "parent": f"train/{gan.path.name}",
+                    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                    "seed": number,
+                }
+            )
+        bar.update(len(batch))
+    return rows
+
+
+def split_column(table: pd.DataFrame, *, val_share: float) -> pd.Series:
+    """Every k-th image of a severity validates, so that about `val_share` of each does; the others train."""
+    rank = table.groupby("severity").cumcount()
+    validates = ((rank + 1) * val_share).astype(int) > (rank * val_share).astype(int)
+    return validates.map({True: "val", False: "train"})

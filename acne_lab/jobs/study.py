@@ -1,0 +1,131 @@
+"""`acne-lab study study=demo`: run a graph of jobs, each stage once, then compare its arms and write the report.
+
+A stage is a job with overrides; `@stage` in them stands for the run of an earlier stage. Before the first one
+the study prepares its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that
+table. Stages that are done are reused, also those of other studies and of other sweep members.
+"""
+
+import json
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from hydra import compose
+
+from acne_lab.build import resolved, table_overrides
+from acne_lab.data.table import ImageTable
+from acne_lab.jobs.prepare import prepare
+from acne_lab.report.collect import read_study
+from acne_lab.report.page import summary_lines, write_report
+from acne_lab.runs import Run, open_run, write_text
+
+REFERENCE = re.compile(r"@(\w+)")
+
+
+def study(config: dict) -> Run:
+    """Run what is missing of the study; return its run, with report.html in it."""
+    from acne_lab.jobs.generate import generate
+    from acne_lab.jobs.train import train
+
+    jobs = {"train": train, "generate": generate}
+    runs_dir = Path(config["runs_dir"]).resolve()
+    plan = config["study"]
+    name = plan["name"]
+    started = time.perf_counter()
+
+    table_path, records = data_stage(config, runs_dir)
+    done = {"table": table_path}
+    stages = expand(plan["stages"], ImageTable.read(table_path).classes)
+    for number, (stage, node) in enumerate(stages.items(), start=1):
+        overrides = [fill(text, done) for text in node["overrides"]]
+        overrides += [f"name={stage}", f"runs_dir={runs_dir}", f"num_threads={config['num_threads'] or 'null'}"]
+        if node["job"] == "train":
+            overrides += [f"logger={config['logger']}"] + ([f"logger.group={name}"] if config["logger"] != "none" else [])
+        print(f"[{number}/{len(stages)}] {stage}", file=sys.stderr)
+        clock = time.perf_counter()
+        was_done = {p.parent for p in (runs_dir / node["job"]).glob("*/DONE")}
+        run = jobs[node["job"]](resolved(compose(node["job"], overrides=table_overrides(overrides))))
+        done[stage] = run.path
+        records[stage] = record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)
+
+    inputs = [Run(path).key for stage, path in done.items() if stage in stages]
+    about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
+    with open_run(about, job="study", inputs=inputs) as run:
+        arms = {arm: Run(done[stage]).metrics["test"] for arm, stage in plan["arms"].items()}
+        figures = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
+        run.write_metrics({"arms": {arm: {k: test[k] for k in figures} for arm, test in arms.items()}})
+        if not run.done or not all(r["reused"] for r in records.values()):
+            story = {
+                "name": name,
+                "seed": config["seed"],
+                "question": plan["question"],
+                "stages": records,
+                "arms": plan["arms"],
+            }
+            write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
+            write_report(run.path, runs_dir)
+    for line in summary_lines(read_study(run.path, runs_dir)):
+        print(line)
+    print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
+    return run
+
+
+def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
+    """Prepare the study's data, or take the table that it names; the folder and the stage's record."""
+    if "source" not in config["data"]:
+        return Path(config["data"]["root"]), {}
+    clock = time.perf_counter()
+    was_done = {p.parent for p in (runs_dir / "prepare").glob("*/DONE")}
+    run = prepare(config)
+    overrides = [f"data={config['data']['name']}"]
+    return run.path, {"table": record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)}
+
+
+def record(run: Run, runs_dir: Path, overrides: list[str], seconds: float, *, reused: bool) -> dict:
+    """What study.json says of a stage."""
+    command = shlex.join(["acne-lab", run.job, *overrides])
+    return {
+        "job": run.job,
+        "run": str(run.path.relative_to(runs_dir)),
+        "command": command,
+        "seconds": round(seconds, 1),
+        "reused": reused,
+    }
+
+
+def expand(stages: dict, classes: tuple[str, ...]) -> dict:
+    """Replace each stage whose name holds {severity} by one for each class; {runs} lists all of a kind.
+
+    In any override, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`: one run for each class.
+    """
+    result = {}
+    for name, node in stages.items():
+        for severity in classes if "{severity}" in name else [None]:
+            overrides = [_all_severities(text, classes) for text in node["overrides"]]
+            overrides = [text.replace("{severity}", str(severity)) for text in overrides]
+            result[name.replace("{severity}", str(severity))] = {"job": node["job"], "overrides": overrides}
+    return result
+
+
+def _all_severities(text: str, classes: tuple[str, ...]) -> str:
+    def one_for_each(match: re.Match) -> str:
+        return "{" + ",".join(f"{name}:@{match[1]}_{name}" for name in classes) + "}"
+
+    return re.sub(r"\{severity:(\w+)\}", one_for_each, text)
+
+
+def fill(text: str, done: dict[str, Path]) -> str:
+    """Put the run folders in the place of `@stage`.
+
+    Raises:
+        ValueError: the stage does not exist or comes later.
+    """
+
+    def folder(match: re.Match) -> str:
+        if match[1] not in done:
+            raise ValueError(f"{text}: there is no stage {match[1]} before this one; there are {', '.join(done)}")
+        return f"'{done[match[1]]}'"
+
+    return REFERENCE.sub(folder, text)

@@ -1,0 +1,246 @@
+"""`acne-lab train experiment=...`: train a GAN, or train a grader and test it; the run holds what was learned.
+
+Kill it at any moment and repeat the command: it goes on from the last tick (GAN) or epoch (grader).
+"""
+
+import hashlib
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from acne_lab.build import build
+from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, SampleGrid
+from acne_lab.data.module import GanData, GraderData
+from acne_lab.data.pack import pack
+from acne_lab.data.table import ImageTable
+from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks, shipped_weights, transfer
+from acne_lab.grade.module import Grader
+from acne_lab.jobs.prepare import table_of
+from acne_lab.metrics.grading import grading_report
+from acne_lab.runs import Run, find_run, open_run, write_text
+from acne_lab.tracking import finish, log_grading
+
+
+def train(config: dict) -> Run:
+    """Train what `config["task"]` says: "gan" or "grader"."""
+    if config["task"] is None:
+        raise ValueError("choose what to train: experiment=gan_base, experiment=gan_severity or experiment=grader")
+    return {"gan": train_gan, "grader": train_grader}[config["task"]](config)
+
+
+# ---- the GAN -----------------------------------------------------------------------------------
+
+
+def train_gan(config: dict) -> Run:
+    """Train a StyleGAN2 on the training rows, all of them or those of `stage.severity`."""
+    stage = config["stage"]
+    table = table_of(config)
+    severity = stage["severity"]
+    if severity is not None and severity not in table.classes:
+        raise ValueError(f"stage.severity={severity} is not one of the data's classes: {', '.join(table.classes)}")
+    rows = table.select(split="train", severity=severity)
+    if len(rows) == 0:
+        raise ValueError(f"{table.root} has no training images" + (f" of severity {severity}" if severity else ""))
+    weights = weights_file(config["init_from"], config["runs_dir"])
+    inputs = [table.key] + ([file_key(weights)] if weights else [])
+
+    with open_run(config, job="train", inputs=inputs) as run:
+        if run.done:
+            return run
+        start_job(config)
+        pixels = packed(rows, config)
+        data = GanData(
+            table=rows,
+            pixels=pixels,
+            batch_size=stage["batch_size"],
+            seed=config["seed"],
+            mirror=stage["mirror"],
+        )
+        model = build(config["model"])
+        if weights and not run.last_checkpoint:
+            start_from(model, weights, run)
+        show = ("ada/p", "loss/G", "loss/D")
+        callbacks = [
+            MetricsTable(run.path / "metrics.csv", x="images_seen"),
+            SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]),
+            Progress(unit="img", per_batch=stage["batch_size"], show=show),
+            ModelCheckpoint(run.path / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True),
+        ]
+        fit(model, data, config, run, callbacks, job_type="gan", x="images_seen")
+        save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
+        run.write_metrics(
+            {
+                "images_seen": model.images_seen,
+                "num_training_images": len(rows),
+                "num_nonfinite": model.num_nonfinite,
+                "ada_p": float(model.augment.p),
+                "severity": severity,
+                "classes": list(table.classes),
+                "table": table.key,
+            }
+        )
+    return run
+
+
+def weights_file(init_from: str | None, runs_dir: str) -> Path | None:
+    """The networks that `init_from` names: shipped weights, a safetensors file or a finished run."""
+    if init_from is None:
+        return None
+    path = shipped_weights(init_from) or Path(init_from)
+    return path if path.suffix == ".safetensors" else find_run(init_from, runs_dir).path / NETWORKS_FILE
+
+
+def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
+    """Load G, G_ema and D from a file; say and record what fitted."""
+    networks = load_networks(weights)
+    lines = []
+    for network, state in (("G", "G_ema"), ("G_ema", "G_ema"), ("D", "D")):
+        done = transfer(getattr(model, network), networks[state])
+        lines.append(f"{network} from {state}: {done}")
+        lines += [f"  initialised: {key}" for key in done.initialised] + [f"  unused: {key}" for key in done.unused]
+    print(f"init_from {weights.name}: {lines[-1]}", file=sys.stderr)
+    write_text(run.path / "init_from.txt", "\n".join(lines) + "\n")
+
+
+# ---- the grader --------------------------------------------------------------------------------
+
+
+def train_grader(config: dict) -> Run:
+    """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
+    table = table_of(config)
+    test_table = ImageTable.read(config["test"]) if config["test"] else table
+    train_rows, val_rows, test_rows = table.select(split="train"), table.select(split="val"), test_table.select(split="test")
+    for name, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
+        if len(rows) == 0:
+            hint = ": give test=<table or run> with authentic images" if name == "test" else ""
+            raise ValueError(f"{rows.root} has no {name} images{hint}")
+    if leaked := set(test_rows.rows["sha256"]) & set(pd.concat([train_rows.rows, val_rows.rows])["sha256"]):
+        raise ValueError(f"{len(leaked)} test images are training images as well: a grader is tested on other images")
+
+    with open_run(config, job="train", inputs=[table.key, test_table.key]) as run:
+        if run.done:
+            return run
+        start_job(config)
+        model = build(config["model"], classes=table.classes)
+        data = GraderData(
+            train=[(train_rows, packed(train_rows, config))],
+            val=(val_rows, packed(val_rows, config)),
+            test=(test_rows, packed(test_rows, config)),
+            augment=build(config["grader_augment"]) if config["grader_augment"] else None,
+            seed=config["seed"],
+            mean=model.data_config["mean"],
+            std=model.data_config["std"],
+            **config["loader"],
+        )
+        best = ModelCheckpoint(
+            run.path / "checkpoints",
+            "best",
+            monitor="val/balanced_accuracy",
+            mode="max",
+            save_last=True,
+            save_weights_only=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        )
+        table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
+        bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
+        logger, trainer = fit(model, data, config, run, [table_callback, bar, best], job_type="grader", x="epoch", close=False)
+        try:
+            weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+            model.load_state_dict(weights)
+            report = test(model, trainer, data, run)
+            log_grading(logger, report["test"], report["classes"])
+        finally:
+            finish(logger)
+        sources = train_rows.rows["source"].value_counts().to_dict()
+        run.write_metrics({**report, "train": {"num_images": len(train_rows), "sources": sources}})
+    return run
+
+
+def test(model: Grader, trainer: pl.Trainer, data: GraderData, run: Run) -> dict:
+    """Grade validation and test images with the best epoch's weights; keep every prediction."""
+
+    def probabilities(loader: object) -> Tensor:
+        return torch.cat(trainer.predict(model, loader))
+
+    classes = list(data.classes)
+    val, tested = probabilities(data.val_dataloader()), probabilities(data.test_dataloader())
+    rows = data.test[0].rows
+    predictions = rows[["file_name", "subject", "severity"]].assign(
+        predicted=[classes[i] for i in tested.argmax(dim=1)],
+        **{f"p_{name}": tested[:, i].numpy() for i, name in enumerate(classes)},
+    )
+    predictions.to_csv(run.path / "predictions.csv", index=False)
+    return {
+        "test": grading_report(tested, torch.as_tensor(data.test[0].labels), classes),
+        "val": grading_report(val, torch.as_tensor(data.val[0].labels), classes),
+        "classes": classes,
+    }
+
+
+# ---- both --------------------------------------------------------------------------------------
+
+
+def start_job(config: dict) -> None:
+    """Threads, random numbers, and a Lightning that speaks up only when something is wrong."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*(does not have many workers|eval mode|LeafSpec).*")
+    if config["num_threads"]:
+        torch.set_num_threads(config["num_threads"])
+    pl.seed_everything(config["seed"], verbose=False)
+
+
+def packed(table: ImageTable, config: dict):
+    """The table's pixels, uint8 [N, R, R, 3], from the packed cache."""
+    data = config["data"]
+    return pack(
+        table,
+        resolution=data["resolution"],
+        fit=data["fit"],
+        cache_dir=Path(data["cache_dir"]),
+        num_workers=data["num_workers"],
+    )
+
+
+def fit(
+    model: pl.LightningModule,
+    data: pl.LightningDataModule,
+    config: dict,
+    run: Run,
+    callbacks: list[pl.Callback],
+    *,
+    job_type: str,
+    x: str,
+    close: bool = True,
+) -> tuple[object, pl.Trainer]:
+    """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
+    logger = build(config["logger"], run=run, config=config, job_type=job_type, x=x) if config["logger"] else None
+    trainer = build(
+        config["trainer"],
+        callbacks=callbacks,
+        logger=logger or False,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=run.path,
+    )
+    try:
+        trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
+    except BaseException:
+        finish(logger)
+        raise
+    if trainer.interrupted:  # Ctrl-C: Lightning has shut down in order, the run is not done
+        finish(logger)
+        raise KeyboardInterrupt
+    if close:
+        finish(logger)
+    return logger, trainer
+
+
+def file_key(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
