@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,8 +37,17 @@ OmegaConf.register_new_resolver("fast_half", fast_half, replace=True)
 
 
 def build(node: DictConfig | dict, **kwargs: Any) -> Any:
-    """Make the object that a config node describes; `kwargs` are added to its arguments."""
-    return instantiate(node, _convert_="all", **kwargs)
+    """Make the object that a config node describes; `kwargs` are added to its arguments.
+
+    Raises:
+        ValueError: what the object's constructor said about its arguments, without Hydra's wrapping.
+    """
+    try:
+        return instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise ValueError(str(error)) from error
 
 
 def resolved(cfg: DictConfig) -> dict:

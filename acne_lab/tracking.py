@@ -10,7 +10,7 @@ from acne_lab.runs import Run
 def wandb_logger(
     run: Run,
     *,
-    config: dict,
+    about: dict,
     job_type: str,
     x: str,
     project: str = "acne_lab",
@@ -23,7 +23,7 @@ def wandb_logger(
 
     Args:
         run: files go to its `wandb` folder.
-        config: logged as the run's config.
+        about: logged as the run's config.
         job_type: "gan" or "grader".
         x: the metric on the horizontal axis of every chart.
         project: W&B project.
@@ -44,7 +44,7 @@ def wandb_logger(
         resume="allow",
         save_dir=run.path,
         offline=mode == "offline",
-        config=config,
+        config=about,
     )
     logger.experiment.define_metric("*", step_metric=x)
     return logger

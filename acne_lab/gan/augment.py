@@ -172,7 +172,9 @@ class Augment(nn.Module):
         grow = inverse.new_tensor([out / w] * 2 + [1]).diag()
         grid = F.affine_grid((shrink @ inverse @ grow)[:, :2], [n, c, 2 * out, 2 * out], align_corners=False)
         warped = F.grid_sample(big, grid.to(big.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
-        return downsample2d(warped, self.lowpass)[:, :, support:-support, support:-support]
+        # The wavelet is not quite symmetric: the reversed filter undoes its shift.
+        halved = downsample2d(warped, self.lowpass, flip_filter=True)
+        return halved[:, :, support:-support, support:-support]
 
     def _color(self, draws: Draws, num_channels: int) -> Tensor | None:
         """Colour transform [N, 4, 4] on homogeneous RGB."""
@@ -209,6 +211,7 @@ class Augment(nn.Module):
 def _apply_color(images: Tensor, matrix: Tensor) -> Tensor:
     """Apply [N, 4, 4] to RGB images, its mean over the rows to gray ones."""
     n, c, h, w = images.shape
+    matrix = matrix.to(images.dtype)
     if c == 3:
         flat = matrix[:, :3, :3] @ images.reshape(n, 3, h * w) + matrix[:, :3, 3:]
         return flat.reshape(n, 3, h, w)

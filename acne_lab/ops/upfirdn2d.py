@@ -117,10 +117,10 @@ def upsample2d(x: Tensor, f: Tensor, up: int = 2) -> Tensor:
     return upfirdn2d(x, f, up=up, padding=(left, right, left, right), gain=up * up)
 
 
-def downsample2d(x: Tensor, f: Tensor, down: int = 2) -> Tensor:
+def downsample2d(x: Tensor, f: Tensor, down: int = 2, flip_filter: bool = False) -> Tensor:
     """Return [N, C, H/down, W/down]: brightness kept, samples centred."""
     left, right = (f.shape[-1] - down + 1) // 2, (f.shape[-1] - down) // 2
-    return upfirdn2d(x, f, down=down, padding=(left, right, left, right))
+    return upfirdn2d(x, f, down=down, padding=(left, right, left, right), flip_filter=flip_filter)
 
 
 def filter2d(x: Tensor, f: Tensor) -> Tensor:

@@ -1,0 +1,156 @@
+"""Training jobs on the smallest data: results, memory, interruption, bad input."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TINY_GAN, TINY_GRADER, TOY, composed
+
+from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks
+from acne_lab.jobs.prepare import prepare
+from acne_lab.jobs.train import train
+
+BASE = ("experiment=gan_base", *TOY, *TINY_GAN, "num_threads=1")  # sums depend on the number of threads
+GRADER = ("experiment=grader", *TOY, *TINY_GRADER)
+
+
+def gan(toy_runs, *overrides):
+    return train(composed("train", *BASE, f"runs_dir={toy_runs}", *overrides))
+
+
+@pytest.fixture(scope="module")
+def base(toy_runs):
+    return gan(toy_runs)
+
+
+def tensors(run):
+    return {f"{n}.{k}": v for n, state in load_networks(run.path / NETWORKS_FILE).items() for k, v in state.items()}
+
+
+def test_a_gan_run_is_complete(base):
+    table = pd.read_csv(base.path / "metrics.csv")
+    assert table["images_seen"].tolist() == [8, 16]
+    for column in ("loss/G", "loss/D", "loss/r1", "loss/path_length", "ada/p", "speed/s_per_kimg"):
+        assert table[column].notna().all()
+    assert sorted(p.name for p in (base.path / "samples").iterdir()) == ["reals.png", "tick_0001.png", "tick_0002.png"]
+    assert base.metrics["images_seen"] == 16
+    assert {p.name for p in base.path.iterdir()} >= {"config.yaml", "environment.json", "checkpoints", "DONE", NETWORKS_FILE}
+    assert all(tensor.isfinite().all() for tensor in tensors(base).values())
+
+
+def test_a_finished_run_is_not_trained_again(base, toy_runs):
+    before = (base.path / "metrics.csv").stat().st_mtime_ns
+    assert gan(toy_runs).path == base.path
+    assert (base.path / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_same_seed_same_networks(base, toy_runs, tmp_path):
+    prepare(composed("prepare", *TOY, f"runs_dir={tmp_path}"))
+    other = gan(tmp_path)
+    assert other.path.name == base.path.name
+    for name, tensor in tensors(base).items():
+        assert torch.equal(tensor, tensors(other)[name]), name
+
+
+def test_killed_and_repeated_it_ends_where_it_would_have(base, tmp_path):
+    """kill -9 after the first tick, repeat the command: the networks are those of an uninterrupted run, to the bit."""
+    command = [sys.executable, "-m", "acne_lab.jobs", "train", *BASE, f"runs_dir={tmp_path}", "seed=0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("train/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_in_time = not list(tmp_path.glob("train/*/DONE"))
+    run = train(composed("train", *BASE, f"runs_dir={tmp_path}", "seed=0"))
+    assert killed_in_time
+    assert pd.read_csv(run.path / "metrics.csv")["images_seen"].tolist() == [8, 16]
+    for name, tensor in tensors(base).items():
+        assert torch.equal(tensor, tensors(run)[name]), name
+
+
+def test_fine_tuning_starts_from_the_weights(base, toy_runs):
+    run = train(
+        composed(
+            "train",
+            "experiment=gan_severity",
+            *TOY,
+            *TINY_GAN,
+            "stage.severity=severe",
+            f"init_from={base.path}",
+            "model.optimizer.lr=0",
+            f"runs_dir={toy_runs}",
+        )
+    )
+    assert run.metrics["severity"] == "severe"
+    assert run.metrics["num_training_images"] < 20
+    trained, started = tensors(run), tensors(base)
+    for name in started:
+        if "w_avg" not in name:
+            torch.testing.assert_close(trained[name], started[name], msg=name)
+    assert "100% of the parameters" in (run.path / "init_from.txt").read_text()
+
+
+def test_weights_that_do_not_fit_are_refused(base, toy_runs):
+    with pytest.raises(ValueError, match="fit the weights given as init_from"):
+        gan(toy_runs, f"init_from={base.path}", "model.G.channel_base=1024", "model.G.channel_max=64")
+
+
+def test_weights_round_trip(tmp_path, base):
+    D = torch.nn.Linear(2, 3)
+    save_networks(tmp_path / "x.safetensors", G_ema=torch.nn.Linear(3, 2), D=D, dtype=torch.float16)
+    loaded = load_networks(tmp_path / "x.safetensors")
+    torch.testing.assert_close(loaded["D"]["weight"], D.weight.half().float())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("stage.severity=sever",), "not one of the data's classes: mild, moderate, severe, very_severe"),
+        (("init_from=nothing",), "there is no run nothing"),
+        (("stage.batch_size=6", "stage.tick_images=12", "stage.num_images=12"), "minibatch-std groups"),
+    ],
+)
+def test_bad_input_to_the_gan(toy_runs, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        gan(toy_runs, *overrides)
+
+
+def test_a_grader_run_is_complete(toy_runs):
+    run = train(composed("train", *GRADER, f"runs_dir={toy_runs}"))
+    metrics, predictions = run.metrics, pd.read_csv(run.path / "predictions.csv")
+    assert metrics["test"]["num_test"] == len(predictions) > 0
+    accuracy = (predictions["severity"] == predictions["predicted"]).mean()
+    assert metrics["test"]["accuracy"] == pytest.approx(accuracy)
+    recall = [r for r in metrics["test"]["recall"].values() if r is not None]
+    assert metrics["test"]["balanced_accuracy"] == pytest.approx(sum(recall) / len(recall))
+    probabilities = predictions.filter(like="p_").drop(columns="predicted", errors="ignore")
+    assert all(math.isclose(total, 1, abs_tol=1e-4) for total in probabilities.sum(axis=1))
+    assert metrics["train"]["sources"] == {"toy": metrics["train"]["num_images"]}
+    assert pd.read_csv(run.path / "metrics.csv")["epoch"].tolist() == [1, 2]
+    again = train(composed("train", *GRADER, f"runs_dir={toy_runs}"))
+    assert again.path == run.path
+
+
+def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
+    from acne_lab.data.table import ImageTable
+
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.assign(split=table.rows["split"].replace({"train": "test", "test": "train"}))
+    other = ImageTable(root=tmp_path, rows=rows, classes=table.classes, report={}, boxes=None)
+    other.write()
+    with pytest.raises(ValueError, match="test images are training images as well"):
+        train(composed("train", *GRADER, f"runs_dir={toy_runs}", f"test={tmp_path}"))
+
+
+def test_wandb_offline(toy_runs):
+    run = train(composed("train", *BASE, "logger=wandb", "logger.mode=offline", "seed=7", f"runs_dir={toy_runs}"))
+    assert list((run.path / "wandb").glob("offline-run-*"))
+    assert run.done

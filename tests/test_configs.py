@@ -1,0 +1,107 @@
+"""Every shipped config composes, builds and runs a step."""
+
+import pytest
+import torch
+from conftest import TINY_GAN, TINY_GRADER, TOY, composed
+
+from acne_lab.build import CONF_DIR, build, divide
+from acne_lab.gan.augment import Augment
+from acne_lab.gan.module import StyleGAN2
+from acne_lab.grade.module import Grader
+from acne_lab.jobs.train import train
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+
+
+ROOTS = sorted(path.stem for path in CONF_DIR.glob("*.yaml") if path.stem != "base")
+GAN = ("experiment=gan_base",)
+GRADER = ("experiment=grader",)
+
+
+def test_every_group_is_covered_here():
+    tested = {"data", "model", "augment", "stage", "grader", "trainer", "logger", "callbacks", "study", "experiment"}
+    assert {path.name for path in CONF_DIR.iterdir() if path.is_dir()} == tested
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_roots_compose(root):
+    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN}.get(root, ())
+    assert composed(root, *needed)["runs_dir"] == "runs"
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_data(name, tmp_path):
+    given = (f"data.root={tmp_path}",) if name in ("folder", "acne04", "table") else ()
+    config = composed("train", *GAN, f"data={name}", *given)
+    if "source" in config["data"]:
+        assert callable(build(config["data"]["source"]).fingerprint)
+    for key in ("resolution", "fit", "num_workers", "cache_dir"):
+        assert key in config["data"]
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_models_build_and_score(name):
+    model = build(composed("train", *GAN, f"model={name}")["model"])
+    assert isinstance(model, StyleGAN2)
+    size = model.G.img_resolution
+    assert model.D(model.G(torch.randn(2, model.G.z_dim))).shape == (2, 1)
+    assert model.augment(torch.zeros(1, 3, size, size)).shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize("name", options("augment"))
+def test_augmentations(name):
+    pipe = build(composed("train", *GAN, f"augment={name}")["model"]["augment"])
+    assert isinstance(pipe, Augment)
+    assert pipe(torch.randn(2, 3, 32, 32), percentile=0.6).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("name", options("grader"))
+def test_graders_build_and_grade(name):
+    config = composed("train", *GRADER, f"grader={name}", "model.pretrained=false")
+    model = build(config["model"], classes=["a", "b"])
+    assert isinstance(model, Grader)
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", options("logger"))
+def test_loggers(name):
+    logger = composed("train", *GAN, f"logger={name}")["logger"]
+    assert logger is None or logger["_target_"].startswith("acne_lab.tracking.")
+
+
+@pytest.mark.parametrize("name", options("study"))
+def test_studies_name_jobs_that_compose(name):
+    plan = composed("study", f"study={name}")["study"]
+    for stage in plan["stages"].values():
+        overrides = [o.replace("@", "").replace("{severity}", "mild") for o in stage["overrides"]]
+        overrides = [o for o in overrides if not o.startswith(("data=", "run="))]
+        composed(stage["job"], *overrides, *(("run=x",) if stage["job"] == "generate" else ()))
+    assert set(plan["arms"].values()) <= set(plan["stages"])
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_experiments_run_a_step(name, toy_runs, tmp_path):
+    small = TINY_GRADER if name.startswith("grader") else TINY_GAN
+    given = ("stage.severity=severe", "init_from=null") if name == "gan_severity" else ()
+    config = composed("train", f"experiment={name}", *TOY, *small, *given, f"runs_dir={toy_runs}", "seed=100")
+    run = train(config)
+    assert run.done
+    assert (run.path / "metrics.csv").exists()
+
+
+def test_cadences_that_do_not_divide_are_refused():
+    assert divide(12, 4) == 3
+    with pytest.raises(Exception, match="do not divide"):
+        composed("train", *GAN, "stage.tick_images=1001")
+
+
+def test_an_unknown_key_is_an_error():
+    with pytest.raises(Exception, match="colour"):
+        composed("train", *GAN, "model.colour=red")
+
+
+def test_missing_values_are_named():
+    with pytest.raises(ValueError, match=r"data\.root=\.\.\."):
+        composed("prepare", "data=folder")

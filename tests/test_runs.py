@@ -1,0 +1,101 @@
+"""Run folders: keys, locks, whole or absent."""
+
+import multiprocessing as mp
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acne_lab.runs import NOT_IN_KEY, find_run, open_run, run_key
+
+CONFIG = {"name": "x", "seed": 0, "model": {"width": 3}}
+
+
+def config(tmp_path, **changes):
+    return {**CONFIG, "runs_dir": str(tmp_path), **changes}
+
+
+def test_round_trip(tmp_path):
+    with open_run(config(tmp_path), job="train", inputs=["abc"]) as run:
+        assert not run.done
+        run.write_metrics({"accuracy": 0.5})
+    assert run.done
+    assert run.path.name == f"x-{run.key}"
+    assert run.config == config(tmp_path)
+    assert run.metrics == {"accuracy": 0.5}
+    with open_run(config(tmp_path), job="train", inputs=["abc"]) as again:
+        assert again.done
+        assert again.path == run.path
+
+
+def test_key_is_of_what_changes_the_result(tmp_path):
+    key = run_key(CONFIG, ["abc"])
+    assert key == run_key({**CONFIG, "name": "y", "runs_dir": "elsewhere", "logger": {"project": "z"}}, ["abc"])
+    assert key != run_key({**CONFIG, "seed": 1}, ["abc"])
+    assert key != run_key(CONFIG, ["abd"])
+    assert key != run_key(CONFIG)
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.dictionaries(st.text(), st.floats(allow_nan=False))))
+def test_key_does_not_depend_on_order(node):
+    assert run_key(node) == run_key(dict(reversed(node.items())))
+    assert run_key(node) == run_key({**node, **dict.fromkeys(NOT_IN_KEY, 1)}) or NOT_IN_KEY & set(node)
+
+
+def test_a_renamed_run_is_the_same_run(tmp_path):
+    with open_run(config(tmp_path), job="train") as run:
+        pass
+    with open_run(config(tmp_path, name="other"), job="train") as again:
+        assert again.path == run.path
+
+
+def test_an_interrupted_run_is_not_done_and_keeps_its_files(tmp_path):
+    with pytest.raises(KeyboardInterrupt), open_run(config(tmp_path), job="train") as run:
+        (run.path / "checkpoint").write_text("half-way")
+        raise KeyboardInterrupt
+    assert not run.done
+    with open_run(config(tmp_path), job="train") as again:
+        assert (again.path / "checkpoint").read_text() == "half-way"
+    assert again.done
+
+
+def test_bad_input_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="bad"), open_run(config(tmp_path), job="train") as run:
+        raise ValueError("bad")
+    assert not run.path.exists()
+
+
+def _want(tmp_path, order, trained):
+    with open_run(config(tmp_path), job="train") as run:
+        if not run.done:
+            trained.put(order)
+            time.sleep(1.0)
+
+
+def test_two_processes_that_want_one_run_train_once(tmp_path):
+    context = mp.get_context("spawn")
+    trained = context.Queue()
+    processes = [context.Process(target=_want, args=(tmp_path, order, trained)) for order in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    trained.get(timeout=5)
+    assert trained.empty()
+
+
+def test_find_run(tmp_path):
+    for seed in range(2):
+        with open_run(config(tmp_path, seed=seed), job="train") as run:
+            pass
+    assert find_run(run.path, tmp_path) == run
+    assert find_run(run.path.name, tmp_path) == run
+    with pytest.raises(ValueError, match="several"):
+        find_run("x-", tmp_path)
+    with pytest.raises(ValueError, match="no run nothing"):
+        find_run("nothing", tmp_path)
+    (run.path / "DONE").unlink()
+    with pytest.raises(ValueError, match="not finished"):
+        find_run(run.path, tmp_path)
