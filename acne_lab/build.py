@@ -1,7 +1,7 @@
 """From config to objects: the only module that calls `hydra.utils.instantiate`, and what every Hydra job shares."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,19 @@ def build(node: DictConfig | dict, **kwargs: Any) -> Any:
 
 def resolved(cfg: DictConfig) -> dict:
     """The config as plain dicts, lists and numbers; ValueError names values (`???`) that are not given."""
-    missing = OmegaConf.missing_keys(cfg)
+    missing = list(_missing(OmegaConf.to_container(cfg)))
     if missing:
-        raise ValueError("missing values, give them on the command line: " + ", ".join(f"{k}=..." for k in sorted(missing)))
+        raise ValueError("missing values, give them on the command line: " + ", ".join(f"{key}=..." for key in missing))
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def _missing(node: object, path: str = "") -> Iterator[str]:
+    """Dotted names of the values that are `???`."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _missing(value, f"{path}.{name}" if path else name)
+    elif node == "???":
+        yield path
 
 
 def table_overrides(overrides: list[str]) -> list[str]:

@@ -40,6 +40,7 @@ class MetricsTable(pl.Callback):
         self.rows: list[dict] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.callback_metrics.clear()  # what is not logged in this epoch is to be missing, not stale
         self.started, self.images_at_start = time.perf_counter(), getattr(module, "images_seen", 0)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -10,7 +10,6 @@ from acne_lab.runs import Run
 def wandb_logger(
     run: Run,
     *,
-    about: dict,
     job_type: str,
     x: str,
     project: str = "acne_lab",
@@ -22,8 +21,7 @@ def wandb_logger(
     """A Lightning logger whose W&B run has this run's name and key, so that a resumed run goes on in it.
 
     Args:
-        run: files go to its `wandb` folder.
-        about: logged as the run's config.
+        run: its config is logged; files go to its `wandb` folder.
         job_type: "gan" or "grader".
         x: the metric on the horizontal axis of every chart.
         project: W&B project.
@@ -44,7 +42,7 @@ def wandb_logger(
         resume="allow",
         save_dir=run.path,
         offline=mode == "offline",
-        config=about,
+        config=run.config,
     )
     logger.experiment.define_metric("*", step_metric=x)
     return logger

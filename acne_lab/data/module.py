@@ -20,6 +20,11 @@ Augment = Callable[[Tensor, Generator], Tensor]
 Part = tuple[ImageTable, np.ndarray]  # a table and its pixels, uint8 [N, R, R, 3], in the table's row order
 
 
+def loader(batches: IterableDataset) -> DataLoader:
+    """Whole batches, in this process. Its own generator keeps it from drawing a number of torch's at each epoch."""
+    return DataLoader(batches, batch_size=None, num_workers=0, generator=Generator())
+
+
 def stream_epoch(num_images: int, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Epoch number `epoch` of the endless stream: the images permuted [N] and whether to flip each [N]."""
     rng = np.random.default_rng((seed, epoch))
@@ -134,7 +139,7 @@ class GanData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        return loader(batches)
 
 
 def epoch_order(labels: Tensor, *, balanced: bool, generator: Generator) -> Tensor:
@@ -293,7 +298,7 @@ class GraderData(pl.LightningDataModule):
             augment=self.augment,
             seed=self.seed,
         )
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        return loader(batches)
 
     def val_dataloader(self) -> DataLoader:
         return self._in_row_order(self.val)
@@ -306,4 +311,4 @@ class GraderData(pl.LightningDataModule):
 
     def _in_row_order(self, part: Part) -> DataLoader:
         batches = GraderBatches(parts=[part], batch_size=self.batch_size, mean=self.mean, std=self.std)
-        return DataLoader(batches, batch_size=None, num_workers=0)
+        return loader(batches)

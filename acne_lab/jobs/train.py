@@ -221,7 +221,7 @@ def fit(
     close: bool = True,
 ) -> tuple[object, pl.Trainer]:
     """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
-    logger = build(config["logger"], run=run, about=config, job_type=job_type, x=x) if config["logger"] else None
+    logger = build(config["logger"], run=run, job_type=job_type, x=x) if config["logger"] else None
     trainer = build(
         config["trainer"],
         callbacks=callbacks,
