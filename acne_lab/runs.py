@@ -26,7 +26,16 @@ NOT_IN_KEY = {
     "name", "runs_dir", "logger", "callbacks", "num_workers", "root", "cache_dir", "num_threads",
     "init_from", "run", "test", "config_dir",
 }  # fmt: skip
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "timm", "torchmetrics", "numpy", "acne-lab")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "hydra-core",
+    "timm",
+    "torchmetrics",
+    "numpy",
+    "acne-lab",
+)
 
 
 @dataclass(frozen=True)

@@ -61,5 +61,3 @@ def finish(logger: Logger | None) -> None:
     """Close the W&B run: without this the runs of a sweep merge."""
     if isinstance(logger, WandbLogger):
         logger.experiment.finish()
-
-

@@ -44,4 +44,9 @@ TINY_GAN = (
     "stage.tick_images=8",
     "stage.num_images=16",
 )
-TINY_GRADER = ("model.backbone=test_resnet", "model.input_size=32", "trainer.max_epochs=2", "loader.batch_size=8")
+TINY_GRADER = (
+    "model.backbone=test_resnet",
+    "model.input_size=32",
+    "trainer.max_epochs=2",
+    "loader.batch_size=8",
+)

@@ -18,7 +18,13 @@ ALLOWED = {
     "grade": {"data", "metrics"},
     "report": {"data"},
 }
-ROOT_FILES = {"runs.py": set(), "build.py": {"runs"}, "tracking.py": {"runs"}, "callbacks.py": set(), "cli.py": set()}
+ROOT_FILES = {
+    "runs.py": set(),
+    "build.py": {"runs"},
+    "tracking.py": {"runs"},
+    "callbacks.py": set(),
+    "cli.py": set(),
+}
 
 
 def imports(path: Path) -> set[str]:

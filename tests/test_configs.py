@@ -21,7 +21,18 @@ GRADER = ("experiment=grader",)
 
 
 def test_every_group_is_covered_here():
-    tested = {"data", "model", "augment", "stage", "grader", "trainer", "logger", "callbacks", "study", "experiment"}
+    tested = {
+        "data",
+        "model",
+        "augment",
+        "stage",
+        "grader",
+        "trainer",
+        "logger",
+        "callbacks",
+        "study",
+        "experiment",
+    }
     assert {path.name for path in CONF_DIR.iterdir() if path.is_dir()} == tested
 
 

@@ -87,9 +87,7 @@ class Acne04:
         problems += found
         boxes, found = self._read_boxes(images)
         problems += found
-        problems += [
-            Problem(name, "is in a split file, but not in " + IMAGES) for name in sorted({*records} - images)
-        ]
+        problems += [Problem(name, "is in a split file, but not in " + IMAGES) for name in sorted({*records} - images)]
         listed = mislabelled | {listing.file_name for listing in listings}
         problems += [Problem(name, "is in no split file") for name in sorted(images - listed)]
 
@@ -115,11 +113,7 @@ class Acne04:
     def _require_layout(self) -> None:
         for folder in (IMAGES, ANNOTATIONS):
             if not (self.root / folder).is_dir():
-                found = (
-                    sorted(path.name for path in self.root.iterdir())
-                    if self.root.is_dir()
-                    else "no such folder"
-                )
+                found = sorted(path.name for path in self.root.iterdir()) if self.root.is_dir() else "no such folder"
                 raise ValueError(
                     f"data.root={self.root} is not ACNE04: expected {self.root / folder}; found {found}. "
                     "data.root is the folder that holds both Classification/ and Detection/"
@@ -127,14 +121,10 @@ class Acne04:
         missing = [name for name in self._lists() if not (self.root / name).is_file()]
         if missing:
             found = sorted(path.name for path in (self.root / LISTS).glob("*.txt"))
-            raise ValueError(
-                f"ACNE04 split files are missing below {self.root}: {', '.join(missing)}; found {found}"
-            )
+            raise ValueError(f"ACNE04 split files are missing below {self.root}: {', '.join(missing)}; found {found}")
 
     def _lists(self) -> list[str]:
-        return [
-            f"{LISTS}/NNEW_{part}_{fold}.txt" for part in ("trainval", "test") for fold in range(NUM_FOLDS)
-        ]
+        return [f"{LISTS}/NNEW_{part}_{fold}.txt" for part in ("trainval", "test") for fold in range(NUM_FOLDS)]
 
     def _images(self) -> list[str]:
         paths = sorted((self.root / IMAGES).iterdir())
@@ -147,9 +137,7 @@ class Acne04:
         listings, problems = [], []
         for name in self._lists():
             _, part, fold = Path(name).stem.split("_")
-            for number, line in enumerate(
-                (self.root / name).read_text(encoding="utf-8").splitlines(), start=1
-            ):
+            for number, line in enumerate((self.root / name).read_text(encoding="utf-8").splitlines(), start=1):
                 words = line.split()
                 if not words:
                     continue
@@ -177,9 +165,7 @@ class Acne04:
                 boxes += [(file_of[stem], *corners) for corners in voc_boxes(self.root / name)]
             except (ElementTree.ParseError, ValueError) as error:
                 problems.append(Problem(file_of[stem], f"{name} is not a Pascal VOC annotation ({error})"))
-        problems += [
-            Problem(file_of[stem], "has no annotation") for stem in sorted({*file_of} - {*annotations})
-        ]
+        problems += [Problem(file_of[stem], "has no annotation") for stem in sorted({*file_of} - {*annotations})]
         return pd.DataFrame(boxes, columns=list(BOX_COLUMNS)), problems
 
     # ------------------------------------------------------------------ what follows from them
@@ -203,9 +189,7 @@ class Acne04:
                 prefixes.append({"file_name": name, "prefix": int(prefix[1]), "grade": grade})
             band = severity_of_count(lesions, bands)
             if band != self.classes[grade]:
-                counts.append(
-                    {"file_name": name, "lesions": lesions, "severity": self.classes[grade], "band": band}
-                )
+                counts.append({"file_name": name, "lesions": lesions, "severity": self.classes[grade], "band": band})
             if num_boxes.get(name, 0) != lesions:
                 boxed.append({"file_name": name, "lesions": lesions, "boxes": int(num_boxes.get(name, 0))})
         return {
@@ -257,9 +241,7 @@ def _join(listings: list[Listing]) -> tuple[dict[str, dict], list[Problem]]:
         elif places != _places(test_folds[0] if test_folds else -1):
             found = ", ".join(f"{part}_{fold}" for part, fold in places)
             problems.append(
-                Problem(
-                    name, f"must be in one test file and the other four trainval files, but is in {found}"
-                )
+                Problem(name, f"must be in one test file and the other four trainval files, but is in {found}")
             )
         else:
             (grade, lesions), (fold,) = labels[0], test_folds

@@ -179,9 +179,7 @@ def _verify(found: Collected, num_workers: int) -> tuple[pd.DataFrame, list[Prob
     return rows if "parent" in rows else rows.assign(parent=""), problems
 
 
-def _in_threads(
-    function: Callable[[str], T], items: list[str], num_workers: int, description: str
-) -> list[T]:
+def _in_threads(function: Callable[[str], T], items: list[str], num_workers: int, description: str) -> list[T]:
     """`[function(item) for item in items]` in threads, with a progress bar after the first second."""
     with ThreadPoolExecutor(max(1, num_workers)) as pool:
         return list(tqdm(pool.map(function, items), total=len(items), desc=description, unit="file", delay=1))

@@ -55,9 +55,7 @@ class Folder:
         self.asked_classes = None if classes is None else tuple(classes)
         self.bands = None if bands is None else dict(bands)
         if subject_pattern is not None and re.compile(subject_pattern).groups < 1:
-            raise ValueError(
-                rf"subject_pattern={subject_pattern} needs a group around the subject, e.g. ^(p\d+)_"
-            )
+            raise ValueError(rf"subject_pattern={subject_pattern} needs a group around the subject, e.g. ^(p\d+)_")
         self.subject_pattern = subject_pattern
         self.metadata_path = self.root / "metadata.csv"
         if self.bands is not None:
@@ -105,9 +103,7 @@ class Folder:
         problems += self._set_subjects(rows, notes)
         problems += self._name_clashes(rows)
         if self.asked_classes is None and self.bands is None:
-            notes.append(
-                f"classes are in alphabetical order, {', '.join(self.classes)}; data.classes sets another"
-            )
+            notes.append(f"classes are in alphabetical order, {', '.join(self.classes)}; data.classes sets another")
         notes += _unread(files)
         rows["source"] = rows["source"].replace("", "real") if "source" in rows else "real"
         return Collected(rows=rows, images_root=self.root, problems=problems, report={"notes": notes})
@@ -261,9 +257,7 @@ class Folder:
                 reason = "is the same photograph under two severities"
             else:
                 continue
-            problems += [
-                Problem(name, f"{reason}: {', '.join(n for n in content if n != name)}") for name in content
-            ]
+            problems += [Problem(name, f"{reason}: {', '.join(n for n in content if n != name)}") for name in content]
         return problems
 
 

@@ -24,9 +24,7 @@ from acne_lab.data.table import BadData, ImageTable
 VERSION = 1  # change it with anything that changes the pixels: decoding, resize kernel, padding colour
 
 
-def pack(
-    table: ImageTable, *, resolution: int, fit: Fit, cache_dir: str | Path, num_workers: int
-) -> np.memmap:
+def pack(table: ImageTable, *, resolution: int, fit: Fit, cache_dir: str | Path, num_workers: int) -> np.memmap:
     """The table's images as one array, from the cache if they are there.
 
     Args:

@@ -31,9 +31,7 @@ FITZPATRICK = np.array(
     [(243, 211, 193), (231, 189, 162), (214, 167, 134), (180, 129, 96), (134, 90, 65), (92, 62, 48)],
     np.float32,
 )
-HAEMOGLOBIN = np.array(
-    (0.20, 1.00, 0.78), np.float32
-)  # absorbance of blood per linear R, G, B: takes green and blue
+HAEMOGLOBIN = np.array((0.20, 1.00, 0.78), np.float32)  # absorbance of blood per linear R, G, B: takes green and blue
 MELANIN = np.array((0.50, 0.85, 1.00), np.float32)  # absorbance of melanin: takes blue most
 SHADOW_TINT = np.array((0.10, -0.12, -0.20), np.float32)[
     :, None, None
@@ -112,9 +110,7 @@ class Photo:
     light: tuple[float, float, float]  # towards the light: x right, y down, z to the camera; unit length
     ambient: float
     warmth: float  # log ratio of red to blue of the light
-    background: tuple[
-        tuple[float, float, float], tuple[float, float, float]
-    ]  # linear colours of its two ends
+    background: tuple[tuple[float, float, float], tuple[float, float, float]]  # linear colours of its two ends
     background_angle: float
     exposure: float
     vignette: float
@@ -167,17 +163,13 @@ class Scene:
 
     def window(self, u: float, v: float, radius: float) -> tuple[slice, slice]:
         """The rows and columns that hold a disc around face point (u, v)."""
-        column, row = (
-            ((face_to_frame(u, v, self.subject, self.photo) + 1) * (self.size / 2)).astype(int).tolist()
-        )
+        column, row = ((face_to_frame(u, v, self.subject, self.photo) + 1) * (self.size / 2)).astype(int).tolist()
         reach = int(radius * 1.15 * self.photo.scale * self.size / 2) + 2
         return slice(max(row - reach, 0), max(row + reach + 1, 0)), slice(
             max(column - reach, 0), max(column + reach + 1, 0)
         )
 
-    def paint(
-        self, colour: np.ndarray | tuple, alpha: np.ndarray, window: tuple = (slice(None), slice(None))
-    ) -> None:
+    def paint(self, colour: np.ndarray | tuple, alpha: np.ndarray, window: tuple = (slice(None), slice(None))) -> None:
         """Blends a colour, (3,) or [3, h, w], over the image where alpha [h, w] says so."""
         colour = np.asarray(colour, np.float32)
         target = self.image[:, *window]
@@ -311,9 +303,7 @@ def hair_colour(scene: Scene) -> np.ndarray:
     lx, ly, _ = scene.photo.light
     light = np.clip(0.55 + 0.45 * (lx * scene.x / 0.6 + ly * scene.y / 0.9), 0.1, 1.1)
     gloss = (
-        np.exp(-(((np.hypot(scene.x - 0.15 * lx, scene.y + 0.1) - 0.62) / 0.09) ** 2))
-        * (0.10 + 0.10 * texture)
-        * light
+        np.exp(-(((np.hypot(scene.x - 0.15 * lx, scene.y + 0.1) - 0.62) / 0.09) ** 2)) * (0.10 + 0.10 * texture) * light
     )
     shade = (0.45 + 0.75 * light) * (1 + 0.22 * texture)
     colour = np.asarray(hair.colour, np.float32)[:, None, None]
@@ -344,9 +334,7 @@ def draw_neck_and_shoulders(scene: Scene) -> None:
     scene.paint(skin, cover(np.minimum(np.maximum(neck, 0.2 - y), shoulder + 0.02), scene.edge), below)
     collar = subject.neckline - 0.19 * (x / subject.neck) ** 2 - y
     folds = 1 + 0.06 * soft_noise(subject.noise_seed + 4, 7, scene.size)[below]
-    cloth = np.asarray(subject.clothes, np.float32)[:, None, None] * (
-        (0.75 + 0.3 * photo.light[0] * x) * folds
-    )
+    cloth = np.asarray(subject.clothes, np.float32)[:, None, None] * ((0.75 + 0.3 * photo.light[0] * x) * folds)
     scene.paint(cloth, cover(np.maximum(shoulder, collar), scene.edge * 1.5), below)
 
 
@@ -362,9 +350,7 @@ def draw_ears(scene: Scene) -> None:
         light = 0.72 + 0.30 * photo.light[0] * side
         skin = skin_albedo(subject.tone, np.float32(subject.redness + 0.35)) * light
         scene.paint(skin, cover((outer - 1) * 0.055, scene.edge), box)
-        scene.paint(
-            skin * 0.6, 0.7 * cover((np.hypot(x / 0.028, (y + 0.01) / 0.085) - 1) * 0.03, scene.edge * 2), box
-        )
+        scene.paint(skin * 0.6, 0.7 * cover((np.hypot(x / 0.028, (y + 0.01) / 0.085) - 1) * 0.03, scene.edge * 2), box)
 
 
 def skin_albedo(tone: float, haemoglobin: np.ndarray, melanin: np.ndarray | float = 0.0) -> np.ndarray:
@@ -374,9 +360,7 @@ def skin_albedo(tone: float, haemoglobin: np.ndarray, melanin: np.ndarray | floa
     column = (3,) + (1,) * np.ndim(haemoglobin)
     # on dark skin blood shows less as red and more as a darker, violet brown
     blood = HAEMOGLOBIN + np.float32(0.10 * max(tone - 2.5, 0)) * np.array((1.0, 0.4, 0.0), np.float32)
-    return np.exp(
-        -(base.reshape(column) + blood.reshape(column) * haemoglobin + MELANIN.reshape(column) * melanin)
-    )
+    return np.exp(-(base.reshape(column) + blood.reshape(column) * haemoglobin + MELANIN.reshape(column) * melanin))
 
 
 def face_height(u: np.ndarray, v: np.ndarray, x: np.ndarray, subject: Subject) -> np.ndarray:
@@ -421,9 +405,7 @@ def draw_skin(scene: Scene) -> None:
     facing = (lz - lx * slope_x - ly * slope_y) * norm
     diffuse = np.clip((facing + 0.25) / 1.25, 0, 1)
     half = np.array((lx, ly, lz + 1), np.float32) / np.float32(np.sqrt(2 + 2 * lz))
-    gloss = np.clip((half[2] - half[0] * slope_x - half[1] * slope_y) * norm, 0, 1) ** 16 * np.float32(
-        subject.oiliness
-    )
+    gloss = np.clip((half[2] - half[0] * slope_x - half[1] * slope_y) * norm, 0, 1) ** 16 * np.float32(subject.oiliness)
 
     occlusion = 1 - 0.28 * bump(side, v, (subject.eye_spacing - 0.03, EYE_V - 0.03), (0.13, 0.07))
     occlusion *= 1 - 0.30 * np.exp(-np.maximum(hairline_distance(u, v, subject), 0) / 0.05) * (
@@ -449,9 +431,7 @@ def inflammation(scene: Scene) -> np.ndarray | float:
     return np.asarray(Image.fromarray(crowd).resize((scene.size, scene.size), Image.Resampling.BICUBIC))
 
 
-def draw_lesions(
-    scene: Scene, blood: np.ndarray, melanin: np.ndarray, pus: np.ndarray, height: np.ndarray
-) -> None:
+def draw_lesions(scene: Scene, blood: np.ndarray, melanin: np.ndarray, pus: np.ndarray, height: np.ndarray) -> None:
     """Adds every lesion to the pigment and height fields, each in its own window."""
     darkness = np.clip((scene.subject.tone - 2.5) / 3.5, 0, 1)
     for u, v, radius, kind, strength, aspect, turn in scene.photo.lesions.tolist():
@@ -489,9 +469,7 @@ def draw_mouth(scene: Scene) -> None:
         0.9 * cover(np.maximum.reduce([top - v, v - upper, inside]), soft),
         box,
     )
-    gloss = 0.10 * bump(
-        u, v, (0.2 * photo.light[0] * 0.3, float(MOUTH_V + 0.45 * subject.lip_fullness)), (0.07, 0.012)
-    )
+    gloss = 0.10 * bump(u, v, (0.2 * photo.light[0] * 0.3, float(MOUTH_V + 0.45 * subject.lip_fullness)), (0.07, 0.012))
     scene.paint(
         skin[:, None, None] * light + gloss,
         0.9 * cover(np.maximum.reduce([lower - v, v - bottom, inside]), soft),
@@ -543,20 +521,14 @@ def draw_eyes(scene: Scene) -> None:
         scene.paint(np.array((0.66, 0.62, 0.59), np.float32)[:, None, None] * shade, opening, box)
         gaze = np.hypot(u, v + 0.004)
         iris = 0.49 * width
-        ring = np.asarray(subject.iris, np.float32)[:, None, None] * (
-            1.25 - 0.85 * np.clip(gaze / iris, 0, 1) ** 4
-        )
+        ring = np.asarray(subject.iris, np.float32)[:, None, None] * (1.25 - 0.85 * np.clip(gaze / iris, 0, 1) ** 4)
         scene.paint(ring, opening * cover(gaze - iris, scene.edge), box)
         scene.paint((0.006, 0.006, 0.006), opening * cover(gaze - 0.45 * iris, scene.edge), box)
-        spark = (
-            np.hypot(u - side * 0.4 * iris * np.sign(photo.light[0]), v + 0.35 * iris + 0.004) - 0.26 * iris
-        )
+        spark = np.hypot(u - side * 0.4 * iris * np.sign(photo.light[0]), v + 0.35 * iris + 0.004) - 0.26 * iris
         scene.paint((0.95, 0.95, 0.95), 0.9 * opening * cover(spark, scene.edge * 1.5), box)
         lash = np.maximum(np.abs(v - upper + 0.004) - 0.009, ends - 0.008)
         scene.paint((0.012, 0.009, 0.008), 0.9 * cover(lash, scene.edge * 1.5), box)
-        scene.paint(
-            skin * 0.35, 0.45 * cover(np.maximum(np.abs(v - lower) - 0.004, ends), scene.edge * 1.5), box
-        )
+        scene.paint(skin * 0.35, 0.45 * cover(np.maximum(np.abs(v - lower) - 0.004, ends), scene.edge * 1.5), box)
 
 
 def draw_brows(scene: Scene) -> None:
@@ -587,9 +559,7 @@ def expose(linear: np.ndarray, photo: Photo) -> np.ndarray:
     size = linear.shape[-1]
     axis = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1) ** 2
     falloff = 1 - np.float32(photo.vignette) * (axis[:, None] + axis[None, :]) / 2
-    balance = np.exp(np.array((photo.warmth / 2, 0, -photo.warmth / 2), np.float32)) * np.float32(
-        photo.exposure
-    )
+    balance = np.exp(np.array((photo.warmth / 2, 0, -photo.warmth / 2), np.float32)) * np.float32(photo.exposure)
     image = linear * balance[:, None, None] * falloff
     image = gaussian_filter(image, (0, photo.blur * size, photo.blur * size), truncate=3)
     image = np.clip(image, 0, 1) ** np.float32(1 / 2.2)

@@ -23,7 +23,7 @@ def subject_split(rows: pd.DataFrame, *, fractions: Mapping[str, float] = FRACTI
 
     Args:
         rows: columns `subject` and `severity`, one row a photograph.
-        fractions: part name -> share of the subjects, positive, sum 1.
+        fractions: part name -> share of the subjects, sum 1; a part with share 0 stays empty.
         seed: another seed, another split.
 
     Returns:
@@ -32,12 +32,11 @@ def subject_split(rows: pd.DataFrame, *, fractions: Mapping[str, float] = FRACTI
         alone: not on the order of the rows.
 
     Raises:
-        ValueError: the fractions are not positive or do not sum to 1.
+        ValueError: a fraction is negative, or they do not sum to 1.
     """
-    if not fractions or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ValueError(
-            f"split fractions must be positive and sum to 1 (for none, leave it out), not {dict(fractions)}"
-        )
+    if not fractions or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(f"split fractions must not be negative and must sum to 1, not {dict(fractions)}")
+    fractions = {part: share for part, share in fractions.items() if share > 0}
     part_of: dict[str, str] = {}
     severity_of = subject_severity(rows)
     for severity in sorted(set(severity_of)):

@@ -178,9 +178,7 @@ class ImageTable:
 def _tidy_rows(rows: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in rows.columns]
     if missing:
-        raise ValueError(
-            f"an image table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}"
-        )
+        raise ValueError(f"an image table needs the columns {', '.join(COLUMNS)}; missing: {', '.join(missing)}")
     extras = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *extras]].reset_index(drop=True)
     for column in _TEXT_COLUMNS:

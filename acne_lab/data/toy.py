@@ -155,10 +155,7 @@ class ToyFaces:
         for name in CLASSES:
             (scratch / name).mkdir(parents=True, exist_ok=True)
         shots = self.shots()
-        people = [
-            [shot for shot in shots if shot.subject == k]
-            for k in dict.fromkeys(shot.subject for shot in shots)
-        ]
+        people = [[shot for shot in shots if shot.subject == k] for k in dict.fromkeys(shot.subject for shot in shots)]
         jobs = [(self.seed, self.lesion_scale, self.resolution, scratch, group) for group in people]
         rows, boxes = [], []
         with tqdm(total=len(shots), desc="toy faces", unit="img") as progress:
@@ -207,10 +204,7 @@ def lesion_boxes(subject: Subject, photo: Photo, resolution: int) -> list[tuple[
     centre = face_to_frame(photo.lesions["u"], photo.lesions["v"], subject, photo)
     radius = photo.lesions["radius"] * photo.scale
     corners = np.concatenate([centre - radius, centre + radius]).T
-    return [
-        tuple(round(float(k), 2) for k in box)
-        for box in np.clip((corners + 1) * (resolution / 2), 0, resolution)
-    ]
+    return [tuple(round(float(k), 2) for k in box) for box in np.clip((corners + 1) * (resolution / 2), 0, resolution)]
 
 
 # ---- who is in the set -------------------------------------------------------------------------------------
@@ -269,9 +263,7 @@ def sample_person(seed: int, index: int, lesion_scale: float) -> tuple[Subject, 
 
 def sample_hair(rng: np.random.Generator, tone: float) -> Hair:
     style = str(
-        rng.choice(
-            ("short", "fringe", "parted", "long", "curly", "bald"), p=(0.27, 0.13, 0.18, 0.24, 0.13, 0.05)
-        )
+        rng.choice(("short", "fringe", "parted", "long", "curly", "bald"), p=(0.27, 0.13, 0.18, 0.24, 0.13, 0.05))
     )
     part = float(rng.uniform(-0.22, 0.22))
     colour = pick(rng, HAIR_COLOURS if tone < 3.2 else HAIR_COLOURS[:3] if tone < 4.5 else HAIR_COLOURS[:2])
@@ -290,9 +282,7 @@ def sample_hair(rng: np.random.Generator, tone: float) -> Hair:
 
 def pick(rng: np.random.Generator, colours: tuple) -> tuple[float, float, float]:
     """One of the sRGB colours as linear light, a little varied."""
-    colour = (
-        np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.9, 1.1) * rng.uniform(0.96, 1.04, 3)
-    )
+    colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.9, 1.1) * rng.uniform(0.96, 1.04, 3)
     return tuple(float(k) for k in to_linear(np.clip(colour, 4, 250)))
 
 

@@ -52,7 +52,8 @@ def _matrix(*rows: tuple[Tensor | float, ...]) -> Tensor:
     """Stack rows of numbers and [N] tensors into [N, len(rows), len(rows)]."""
     n, device = next((v.shape[0], v.device) for row in rows for v in row if isinstance(v, Tensor))
     return torch.stack(
-        [torch.stack([torch.as_tensor(v, device=device).expand(n).float() for v in row], dim=-1) for row in rows], dim=-2
+        [torch.stack([torch.as_tensor(v, device=device).expand(n).float() for v in row], dim=-1) for row in rows],
+        dim=-2,
     )
 
 

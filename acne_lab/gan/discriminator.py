@@ -118,9 +118,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.img_resolution, self.img_channels, self.c_dim = img_resolution, img_channels, c_dim
         self.resolutions = block_resolutions(img_resolution)[:0:-1]  # from the top down to 8
-        width = {
-            r: channels(r, channel_base=channel_base, channel_max=channel_max) for r in (*self.resolutions, 4)
-        }
+        width = {r: channels(r, channel_base=channel_base, channel_max=channel_max) for r in (*self.resolutions, 4)}
         half_from = max(img_resolution * 2 ** (1 - num_half_res), 8)
         cmap_dim = (width[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
         for r in self.resolutions:

@@ -27,7 +27,14 @@ class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, w_dim: int, resolution: int, up: int, conv_clamp: float | None
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        w_dim: int,
+        resolution: int,
+        up: int,
+        conv_clamp: float | None,
     ) -> None:
         super().__init__()
         self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
@@ -241,9 +248,7 @@ class Generator(nn.Module):
             conv_clamp=conv_clamp,
         )
         self.num_ws = self.synthesis.num_ws
-        self.mapping = Mapping(
-            z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=num_mapping_layers
-        )
+        self.mapping = Mapping(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, num_layers=num_mapping_layers)
 
     def forward(
         self,

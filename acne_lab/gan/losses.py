@@ -34,7 +34,9 @@ def path_lengths(images: Tensor, ws: Tensor) -> Tensor:
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def path_length_penalty(lengths: Tensor, mean: Tensor, weight: float = 2.0, decay: float = 0.01) -> tuple[Tensor, Tensor]:
+def path_length_penalty(
+    lengths: Tensor, mean: Tensor, weight: float = 2.0, decay: float = 0.01
+) -> tuple[Tensor, Tensor]:
     """Return weight * mean (length - a)^2 and the running mean `a` moved towards the lengths by `decay`."""
     mean = mean.lerp(lengths.detach().mean(), decay)
     return weight * (lengths - mean).square().mean(), mean

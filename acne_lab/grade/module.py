@@ -153,7 +153,5 @@ class Grader(pl.LightningModule):
         optimizer = self.optimizer(self.parameters())
         num_steps = int(self.trainer.estimated_stepping_batches)
         num_warmup = round(self.warmup * num_steps)
-        schedule = LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, num_warmup=num_warmup, num_steps=num_steps)
-        )
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, num_warmup=num_warmup, num_steps=num_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -25,7 +25,9 @@ def newest_study(name: str, runs_dir: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="acne-lab report", description=__doc__)
-    parser.add_argument("overrides", nargs="+", metavar="study=NAME", help="study=NAME or study=FOLDER, [runs_dir=FOLDER]")
+    parser.add_argument(
+        "overrides", nargs="+", metavar="study=NAME", help="study=NAME or study=FOLDER, [runs_dir=FOLDER]"
+    )
     given = dict(text.partition("=")[::2] for text in parser.parse_args().overrides)
     runs_dir = Path(given.get("runs_dir", "runs")).resolve()
     try:

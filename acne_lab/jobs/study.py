@@ -40,9 +40,15 @@ def study(config: dict) -> Run:
     stages = expand(plan["stages"], ImageTable.read(table_path).classes)
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
-        overrides += [f"name={stage}", f"runs_dir={runs_dir}", f"num_threads={config['num_threads'] or 'null'}"]
+        overrides += [
+            f"name={stage}",
+            f"runs_dir={runs_dir}",
+            f"num_threads={config['num_threads'] or 'null'}",
+        ]
         if node["job"] == "train":
-            overrides += [f"logger={config['logger']}"] + ([f"logger.group={name}"] if config["logger"] != "none" else [])
+            overrides += [f"logger={config['logger']}"] + (
+                [f"logger.group={name}"] if config["logger"] != "none" else []
+            )
         print(f"[{number}/{len(stages)}] {stage}", file=sys.stderr)
         clock = time.perf_counter()
         was_done = {p.parent for p in (runs_dir / node["job"]).glob("*/DONE")}
@@ -80,7 +86,9 @@ def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
     was_done = {p.parent for p in (runs_dir / "prepare").glob("*/DONE")}
     run = prepare(config)
     overrides = [f"data={config['data']['name']}"]
-    return run.path, {"table": record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)}
+    return run.path, {
+        "table": record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)
+    }
 
 
 def record(run: Run, runs_dir: Path, overrides: list[str], seconds: float, *, reused: bool) -> dict:

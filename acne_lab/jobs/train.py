@@ -71,7 +71,9 @@ def train_gan(config: dict) -> Run:
             MetricsTable(run.path / "metrics.csv", x="images_seen"),
             SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]),
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
-            ModelCheckpoint(run.path / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True),
+            ModelCheckpoint(
+                run.path / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True
+            ),
         ]
         fit(model, data, config, run, callbacks, job_type="gan", x="images_seen")
         save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
@@ -116,7 +118,11 @@ def train_grader(config: dict) -> Run:
     """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
     table = table_of(config)
     test_table = ImageTable.read(config["test"]) if config["test"] else table
-    train_rows, val_rows, test_rows = table.select(split="train"), table.select(split="val"), test_table.select(split="test")
+    train_rows, val_rows, test_rows = (
+        table.select(split="train"),
+        table.select(split="val"),
+        test_table.select(split="test"),
+    )
     for name, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
         if len(rows) == 0:
             hint = ": give test=<table or run> with authentic images" if name == "test" else ""
@@ -151,7 +157,9 @@ def train_grader(config: dict) -> Run:
         )
         table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
         bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
-        logger, trainer = fit(model, data, config, run, [table_callback, bar, best], job_type="grader", x="epoch", close=False)
+        logger, trainer = fit(
+            model, data, config, run, [table_callback, bar, best], job_type="grader", x="epoch", close=False
+        )
         try:
             weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
             model.load_state_dict(weights)
@@ -191,7 +199,9 @@ def test(model: Grader, trainer: pl.Trainer, data: GraderData, run: Run) -> dict
 def start_job(config: dict) -> None:
     """Threads, random numbers, and a Lightning that speaks up only when something is wrong."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning.*", message=".*(does not have many workers|eval mode|LeafSpec).*")
+    warnings.filterwarnings(
+        "ignore", module="pytorch_lightning.*", message=".*(does not have many workers|eval mode|LeafSpec).*"
+    )
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
     pl.seed_everything(config["seed"], verbose=False)
@@ -221,7 +231,7 @@ def fit(
     close: bool = True,
 ) -> tuple[object, pl.Trainer]:
     """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
-    logger = build(config["logger"], run=run, job_type=job_type, x=x) if config["logger"] else None
+    logger = build(config["logger"])(run, job_type=job_type, x=x) if config["logger"] else None
     trainer = build(
         config["trainer"],
         callbacks=callbacks,

@@ -148,9 +148,7 @@ class Study:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Severities from mild to very severe, from the first arm or table that names them."""
-        named = [arm.classes for arm in self.arms] + [
-            s.table.classes for s in self.stages if s.table is not None
-        ]
+        named = [arm.classes for arm in self.arms] + [s.table.classes for s in self.stages if s.table is not None]
         return next((classes for classes in named if classes), ())
 
     def inputs(self, stage: Stage) -> tuple[Stage, ...]:
@@ -164,9 +162,7 @@ class Study:
 
     def made(self, run_key: str) -> Stage | None:
         """The stage whose run ends in this key or path, or None."""
-        return next(
-            (stage for stage in self.stages if run_key and stage.run and _names(run_key, stage.run)), None
-        )
+        return next((stage for stage in self.stages if run_key and stage.run and _names(run_key, stage.run)), None)
 
 
 def read_study(study_dir: Path, runs_dir: Path) -> Study:
@@ -183,9 +179,7 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
     about = json.loads((study_dir / "study.json").read_text(encoding="utf-8"))
     stages = tuple(_read_stage(name, entry, runs_dir) for name, entry in about["stages"].items())
     reported = _read_json(study_dir / "metrics.json").get("arms", {})
-    arms = tuple(
-        _read_arm(name, stage, stages, reported.get(name, {})) for name, stage in about["arms"].items()
-    )
+    arms = tuple(_read_arm(name, stage, stages, reported.get(name, {})) for name, stage in about["arms"].items())
     study_dir, runs_dir = study_dir.resolve(), runs_dir.resolve()
     inside = study_dir.is_relative_to(runs_dir)
     return Study(

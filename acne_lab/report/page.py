@@ -129,11 +129,7 @@ def reading(study: Study) -> list[str]:
         said.append(
             f"Highest balanced accuracy: “{top.name}” ({score(top.test['balanced_accuracy'])}), "
             f"{100 * gap:.1f} points above “{second.name}”"
-            + (
-                f"; lowest: “{last.name}” ({score(last.test['balanced_accuracy'])})."
-                if last is not second
-                else "."
-            )
+            + (f"; lowest: “{last.name}” ({score(last.test['balanced_accuracy'])})." if last is not second else ".")
         )
     if study.classes:
         chance = 1 / len(study.classes)
@@ -201,11 +197,7 @@ def duration(seconds: float | None) -> str:
 def _facts(study: Study, runs_dir: Path) -> dict:
     """Everything either template may name. A list without content means a section without a heading."""
     arm_of = {arm.stage: arm.name for arm in study.arms}
-    curves = {
-        arm_of.get(stage.name, stage.name): stage.curves
-        for stage in study.graders
-        if stage.curves is not None
-    }
+    curves = {arm_of.get(stage.name, stage.name): stage.curves for stage in study.graders if stage.curves is not None}
     return {
         "study": study,
         "summary": summary_lines(study),
@@ -254,15 +246,9 @@ def _train_set(study: Study, arm: Arm) -> str:
     The second may be more than it learned from, hence "reads": a grader also names the table that tests it.
     """
     if arm.train:
-        return (
-            _by_source(arm.train["sources"])
-            if "sources" in arm.train
-            else _count(arm.train["num_images"], "image")
-        )
+        return _by_source(arm.train["sources"]) if "sources" in arm.train else _count(arm.train["num_images"], "image")
     stage = study.named(arm.stage)
-    tables = (
-        [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
-    )
+    tables = [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
     if not tables:
         return NOT_RUN
     rows = pd.concat([table.select(split="train").rows for table in tables])
@@ -288,9 +274,7 @@ def _data(study: Study) -> dict | None:
         return None
     table = study.real.table
     counts = table.counts()
-    subjects = {
-        split: table.rows[table.rows["split"] == split]["subject"].nunique() for split in counts.columns
-    }
+    subjects = {split: table.rows[table.rows["split"] == split]["subject"].nunique() for split in counts.columns}
     rows = _synthetic_rows(study)
     kinds = {kind: rows[rows["source"] == kind]["severity"] for kind in ("edited", "generated")}
     made = [
@@ -303,8 +287,7 @@ def _data(study: Study) -> dict | None:
         "source": _source_name(table.rows),
         "splits": list(counts.columns),
         "rows": [
-            (name, [int(value) for value in row], int(sum(row)))
-            for name, row in zip(counts.index, counts.to_numpy())
+            (name, [int(value) for value in row], int(sum(row))) for name, row in zip(counts.index, counts.to_numpy())
         ],
         "total": [int(value) for value in counts.sum()],
         "num_images": len(table),
@@ -376,15 +359,9 @@ def _lineage(study: Study, stage: Stage, rows: pd.DataFrame) -> str:
         words += f" from {parents[0]}"
     elif len(parents) > 1:
         words += f" from {_count(len(parents), 'parent')}"
-    seeds = (
-        pd.to_numeric(rows["seed"], errors="coerce").dropna() if "seed" in rows else pd.Series(dtype=float)
-    )
+    seeds = pd.to_numeric(rows["seed"], errors="coerce").dropna() if "seed" in rows else pd.Series(dtype=float)
     if not seeds.empty:
-        words += (
-            f", seeds {seeds.min():.0f} to {seeds.max():.0f}"
-            if len(seeds) > 1
-            else f", seed {seeds.iloc[0]:.0f}"
-        )
+        words += f", seeds {seeds.min():.0f} to {seeds.max():.0f}" if len(seeds) > 1 else f", seed {seeds.iloc[0]:.0f}"
     return words
 
 

@@ -103,9 +103,7 @@ def arms_figure(
         shifts = np.linspace(0.2, -0.2, len(classes))  # equal recalls must not hide each other
         for name, colour, shift in zip(classes, ramp(len(classes)), shifts):
             values = [np.nan if row.get(name) is None else row[name] for row in recall]
-            axes.plot(
-                values, heights + shift, "o", color=colour, markersize=5, label=f"recall {_plain(name)}"
-            )
+            axes.plot(values, heights + shift, "o", color=colour, markersize=5, label=f"recall {_plain(name)}")
         axes.plot(
             balanced_accuracy,
             heights,
@@ -130,11 +128,7 @@ def gan_figure(curves: pd.DataFrame) -> Figure | None:
     panels = [
         (
             title,
-            {
-                column: label
-                for column, label in names.items()
-                if column in curves and curves[column].notna().any()
-            },
+            {column: label for column, label in names.items() if column in curves and curves[column].notna().any()},
             span,
         )
         for title, names, span in _GAN_PANELS
@@ -177,9 +171,7 @@ def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
         ("Validation loss", "val/loss"),
         ("Validation balanced accuracy", "val/balanced_accuracy"),
     )
-    panels = [
-        panel for panel in panels if any(panel[1] in frame and "epoch" in frame for frame in curves.values())
-    ]
+    panels = [panel for panel in panels if any(panel[1] in frame and "epoch" in frame for frame in curves.values())]
     if not panels:
         return None
     with rc_context(_STYLE):
@@ -247,9 +239,7 @@ def thumbnail(image: Image.Image, *, side: int) -> Image.Image:
 def shrunk(image: Image.Image, *, width: int) -> Image.Image:
     """The image at most `width` pixels wide, in its proportions."""
     height = round(image.height * width / image.width)
-    return (
-        image.resize((width, height), Image.Resampling.LANCZOS) if image.width > width else image
-    ).convert("RGB")
+    return (image.resize((width, height), Image.Resampling.LANCZOS) if image.width > width else image).convert("RGB")
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4) -> Image.Image:
@@ -258,9 +248,7 @@ def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int 
     sheet = Image.new("RGB", (columns * (side + gap) - gap, len(rows) * (side + gap) - gap), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            sheet.paste(
-                image.resize((side, side), Image.Resampling.LANCZOS), (x * (side + gap), y * (side + gap))
-            )
+            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x * (side + gap), y * (side + gap)))
     return sheet
 
 

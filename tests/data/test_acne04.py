@@ -215,9 +215,7 @@ def test_wrong_label(release, grade, lesions, reason):
 
 def test_missing_split_files_are_named(release):
     release.list("test", 3).unlink()
-    with pytest.raises(
-        ValueError, match=r"missing below .*: Classification/NNEW_test_3\.txt; found \['NNEW_test_0"
-    ):
+    with pytest.raises(ValueError, match=r"missing below .*: Classification/NNEW_test_3\.txt; found \['NNEW_test_0"):
         release.build(on_bad="skip")
 
 

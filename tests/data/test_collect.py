@@ -163,9 +163,7 @@ def test_without_any_split_the_user_is_told(listed, tmp_path):
 
 
 def test_boxes_of_dropped_images_go_with_them(listed, tmp_path):
-    listed.extras["boxes"] = pd.DataFrame(
-        {"file_name": ["1.png", "2.png"], "x0": 0, "y0": 0, "x1": 3, "y1": 3}
-    )
+    listed.extras["boxes"] = pd.DataFrame({"file_name": ["1.png", "2.png"], "x0": 0, "y0": 0, "x1": 3, "y1": 3})
     listed.extras["problems"] = [Problem("2.png", "is odd")]
     table = build(listed, tmp_path / "table", on_bad="skip")
     assert table.boxes["file_name"].tolist() == ["images/1.png"]

@@ -60,9 +60,7 @@ def test_real_photographs_from_file_to_pixels(tmp_path):
     (photos / "patch").mkdir()
     portrait = Image.fromarray(skimage.data.astronaut())
     for suffix in ("png", "JPG", "jpeg", "webp", "bmp", "tif"):
-        portrait.crop((0, 0, 512, 400)).rotate(len(suffix)).save(
-            photos / "Portrait" / f"as_{suffix}.{suffix}"
-        )
+        portrait.crop((0, 0, 512, 400)).rotate(len(suffix)).save(photos / "Portrait" / f"as_{suffix}.{suffix}")
     for index, face in enumerate(skimage.data.lfw_subset()[:20]):
         Image.fromarray(np.round(face * 255).astype(np.uint8)).save(photos / "patch" / f"face{index:03d}.png")
 
@@ -170,9 +168,7 @@ def test_the_same_photograph_twice_in_one_class_is_no_clash(classes, photo):
 
 def test_subject_pattern_that_does_not_match(classes, photo):
     photo(classes / "photos" / "mild" / "nobody.png", 99)
-    assert problems(classes, subject_pattern=r"(p\d+)_") == [
-        r"mild/nobody.png: subject_pattern=(p\d+)_ does not match"
-    ]
+    assert problems(classes, subject_pattern=r"(p\d+)_") == [r"mild/nobody.png: subject_pattern=(p\d+)_ does not match"]
     with pytest.raises(ValueError, match="needs a group"):
         Folder(root=str(classes / "photos"), subject_pattern=r"p\d+")
 
@@ -279,9 +275,7 @@ def test_names_below_metadata_clash_within_their_folder_only(described, photo):
 
 
 def test_metadata_without_what_it_needs(described):
-    with pytest.raises(
-        ValueError, match="needs the column file_name and one of severity, lesions; it has name, grade"
-    ):
+    with pytest.raises(ValueError, match="needs the column file_name and one of severity, lesions; it has name, grade"):
         build(described("name,grade", "a.png,mild"))
     with pytest.raises(ValueError, match=r"data\.bands="):
         build(described("file_name,lesions", "a.png,3"))

@@ -164,9 +164,7 @@ def test_gan_data_continues_over_ticks_and_resumes_to_the_image(tmp_path):
 def test_a_batch_comes_in_under_a_millisecond(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((500, 64, 64, 3), np.uint8))
     pixels = np.load(tmp_path / "images.npy", mmap_mode="r")
-    stream = iter(
-        EndlessBatches(pixels=pixels, labels=np.zeros(500, np.int64), batch_size=16, seed=0, mirror=True)
-    )
+    stream = iter(EndlessBatches(pixels=pixels, labels=np.zeros(500, np.int64), batch_size=16, seed=0, mirror=True))
     seconds = []
     for _ in range(200):
         start = time.perf_counter()
@@ -195,9 +193,7 @@ def grader_data(labels=(0,) * 40 + (1,) * 8, **arguments):
 
 
 def epoch_of(part, *, epoch=0, **arguments):
-    batches = GraderBatches(
-        parts=[part], batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), epoch=lambda: epoch, **arguments
-    )
+    batches = GraderBatches(parts=[part], batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), epoch=lambda: epoch, **arguments)
     images, labels = (torch.cat(column) for column in zip(*batches))
     return images, labels
 
@@ -286,9 +282,7 @@ def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
     turned = move(images, **{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)})
     assert torch.allclose(turned, images.rot90(1, (2, 3)), atol=1e-5)
     one_pixel = torch.full((1, 1, 1, 1), 2 / 8)  # in half sides
-    assert torch.allclose(
-        move(images, **{**still, "shift_x": one_pixel})[..., :-1], images[..., 1:], atol=1e-5
-    )
+    assert torch.allclose(move(images, **{**still, "shift_x": one_pixel})[..., :-1], images[..., 1:], atol=1e-5)
 
 
 def test_binomial_blur_keeps_the_mean_of_a_constant_and_spreads_a_dot():

@@ -161,9 +161,7 @@ def test_two_processes_build_once(tmp_path, photo, cache_dir):
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    (builds_a, sum_a), (builds_b, sum_b) = (
-        process.communicate(timeout=60)[0].split() for process in processes
-    )
+    (builds_a, sum_a), (builds_b, sum_b) = (process.communicate(timeout=60)[0].split() for process in processes)
     assert {builds_a, builds_b} == {"0", "1"}
     assert sum_a == sum_b
 

@@ -27,9 +27,7 @@ def image_of(*rows):
     return Image.fromarray(np.array(rows, dtype=np.uint8))
 
 
-UPRIGHT = np.array(
-    [[[10, 0, 0], [20, 0, 0], [30, 0, 0]], [[40, 0, 0], [50, 0, 0], [60, 0, 0]]], dtype=np.uint8
-)
+UPRIGHT = np.array([[[10, 0, 0], [20, 0, 0], [30, 0, 0]], [[40, 0, 0], [50, 0, 0], [60, 0, 0]]], dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +159,7 @@ def test_draft_is_close_to_the_full_decode():
 def test_crop_keeps_the_centre_square():
     wide = Image.new("RGB", (30, 10), RED)
     wide.paste(GREEN, (10, 0, 20, 10))
-    assert np.unique(np.asarray(fit_square(wide, 10, "crop")).reshape(-1, 3), axis=0).tolist() == [
-        list(GREEN)
-    ]
+    assert np.unique(np.asarray(fit_square(wide, 10, "crop")).reshape(-1, 3), axis=0).tolist() == [list(GREEN)]
 
 
 def test_crop_of_an_odd_margin_does_not_blur():

@@ -34,9 +34,7 @@ def test_split_properties(rows, fractions, seed, order):
     # Independent of the row order.
     shuffled = list(range(len(rows)))
     order.shuffle(shuffled)
-    np.testing.assert_array_equal(
-        subject_split(rows.iloc[shuffled], fractions=fractions, seed=seed), split[shuffled]
-    )
+    np.testing.assert_array_equal(subject_split(rows.iloc[shuffled], fractions=fractions, seed=seed), split[shuffled])
 
 
 @settings(max_examples=50, deadline=None)
@@ -62,9 +60,7 @@ def test_another_seed_is_another_split_and_the_same_seed_the_same():
 
 
 def test_a_subject_counts_for_its_rarest_severity():
-    rows = pd.DataFrame(
-        {"subject": ["a", "a", "a", "b", "c"], "severity": ["mild", "mild", "severe", "mild", "mild"]}
-    )
+    rows = pd.DataFrame({"subject": ["a", "a", "a", "b", "c"], "severity": ["mild", "mild", "severe", "mild", "mild"]})
     assert subject_severity(rows).to_dict() == {"a": "severe", "b": "mild", "c": "mild"}
 
 
@@ -78,5 +74,5 @@ def test_apportion(number, sizes):
 
 @pytest.mark.parametrize("fractions", [{}, {"train": 1.0, "test": 0.0}, {"train": 0.5, "test": 0.2}])
 def test_wrong_fractions_are_refused(fractions):
-    with pytest.raises(ValueError, match="positive and sum to 1"):
+    with pytest.raises(ValueError, match="sum to 1"):
         subject_split(pd.DataFrame({"subject": ["a"], "severity": ["mild"]}), fractions=fractions, seed=0)

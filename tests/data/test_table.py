@@ -39,9 +39,7 @@ def test_round_trip_is_exact(tmp_path):
     table = make(tmp_path / "t", fold=[0, 1, 2, 3], skin_tone=["IV", "", "I", "NA"])
     table.write()
     again = ImageTable.read(tmp_path / "t")
-    pd.testing.assert_frame_equal(
-        again.rows, table.rows.assign(skin_tone=["IV", np.nan, "I", "NA"]), check_dtype=False
-    )
+    pd.testing.assert_frame_equal(again.rows, table.rows.assign(skin_tone=["IV", np.nan, "I", "NA"]), check_dtype=False)
     pd.testing.assert_frame_equal(again.boxes, table.boxes)
     assert again.rows["subject"].tolist() == ["007", "NA", "null", "7"]
     assert again.rows["fold"].tolist() == [0, 1, 2, 3]
@@ -143,9 +141,7 @@ def test_impossible_values_are_named(tmp_path, columns, message):
 
 def test_missing_column_is_named(tmp_path):
     with pytest.raises(ValueError, match="missing: subject, sha256"):
-        ImageTable(
-            root=tmp_path, rows=make(tmp_path).rows.drop(columns=["subject", "sha256"]), classes=CLASSES
-        )
+        ImageTable(root=tmp_path, rows=make(tmp_path).rows.drop(columns=["subject", "sha256"]), classes=CLASSES)
 
 
 def test_reading_what_is_no_table_says_what_one_is(tmp_path):

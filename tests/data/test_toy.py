@@ -105,9 +105,7 @@ def test_severity_is_the_band_of_the_lesions_drawn(collected):
     assert (collected.rows.severity == collected.rows.file_name.str.split("/").str[0]).all()
     for severity, lesions in collected.rows.groupby("severity").lesions:
         low, high = BANDS[CLASSES.index(severity)]
-        assert abs(lesions.mean() - (low + high) / 2) < 0.25 * (high - low), (
-            severity
-        )  # filled, not piled at a border
+        assert abs(lesions.mean() - (low + high) / 2) < 0.25 * (high - low), severity  # filled, not piled at a border
 
 
 def test_a_person_has_several_photographs_and_mostly_one_severity(collected):
@@ -118,9 +116,7 @@ def test_a_person_has_several_photographs_and_mostly_one_severity(collected):
 
 def test_lesions_keep_most_of_their_places_between_photographs():
     subject, places = sample_person(0, 4, 2.5)
-    first, second = (
-        sample_photo(0, Shot(4, k, 2), subject, places).lesions[["u", "v"]].tolist() for k in (0, 1)
-    )
+    first, second = (sample_photo(0, Shot(4, k, 2), subject, places).lesions[["u", "v"]].tolist() for k in (0, 1))
     kept = len(set(first) & set(second)) / min(len(first), len(second))
     assert 0.5 < kept < 1
 
@@ -187,9 +183,7 @@ def test_every_lesion_shows_in_its_place(index):
     with_acne = layered(subject, photo, 128).image
     without = layered(subject, replace(photo, lesions=photo.lesions[:0]), 128).image
     contrast = (np.abs(with_acne - without) / (without + 0.01)).max(0)
-    contrast = maximum_filter(contrast, 5)[
-        places[1], places[0]
-    ]  # a pustule may be as pale as skin in the middle
+    contrast = maximum_filter(contrast, 5)[places[1], places[0]]  # a pustule may be as pale as skin in the middle
     assert (contrast > 0.15).all(), [LESION_KINDS[k] for k in photo.lesions["kind"][contrast <= 0.15]]
 
 
@@ -197,9 +191,7 @@ def test_face_to_frame_inverts_the_pose():
     subject, photo = person_and_photo(1, "severe")
     photo = replace(photo, roll=0.0, scale=1.0, shift=(0.0, 0.0), yaw=0.08)
     u = np.linspace(-0.7, 0.7, 41)
-    np.testing.assert_allclose(
-        unyaw(face_to_frame(u, 0 * u, subject, photo)[0], subject, photo), u, atol=1e-6
-    )
+    np.testing.assert_allclose(unyaw(face_to_frame(u, 0 * u, subject, photo)[0], subject, photo), u, atol=1e-6)
 
 
 @pytest.mark.parametrize("severity", CLASSES)

@@ -79,7 +79,9 @@ def test_color_transforms_by_hand():
     torch.testing.assert_close(luma, image - 2 * gray, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "share"), [("xflip", 0.5), ("rotate90", 0.75), ("brightness", 1.0), ("lumaflip", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "share"), [("xflip", 0.5), ("rotate90", 0.75), ("brightness", 1.0), ("lumaflip", 0.5)]
+)
 def test_rates_follow_p(name, share):
     """Within 4 standard errors of p times the share of draws that change something."""
     torch.manual_seed(0)

@@ -22,7 +22,9 @@ def test_logistic_losses():
         return 1 / (1 + math.exp(-x))
 
     assert generator_loss(fake) == pytest.approx(-(math.log(sigmoid(0.5)) + math.log(sigmoid(-3))) / 2)
-    expected = -(math.log(sigmoid(2)) + math.log(sigmoid(-1)) + math.log(1 - sigmoid(0.5)) + math.log(1 - sigmoid(-3))) / 2
+    expected = (
+        -(math.log(sigmoid(2)) + math.log(sigmoid(-1)) + math.log(1 - sigmoid(0.5)) + math.log(1 - sigmoid(-3))) / 2
+    )
     assert discriminator_loss(real, fake) == pytest.approx(expected)
 
 

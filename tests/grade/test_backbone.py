@@ -57,9 +57,7 @@ def test_a_missing_network_names_the_offline_choices(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(module.timm, "create_model", unreachable)
-    with pytest.raises(
-        ValueError, match=r"(?s)Name or service not known.*pretrained=false.*pretrained=package"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)Name or service not known.*pretrained=false.*pretrained=package"):
         build_backbone("test_resnet", pretrained=True)
 
 
@@ -74,9 +72,7 @@ def test_a_missing_package_is_named(monkeypatch):
         build_backbone("tf_efficientnet_lite0", pretrained="package")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec(module.PACKAGE) is None, reason="the weights package is optional"
-)
+@pytest.mark.skipif(importlib.util.find_spec(module.PACKAGE) is None, reason="the weights package is optional")
 def test_packaged_weights_know_a_cat():
     """With the package's classifier on top, the ImageNet class of scikit-image's cat photograph is a cat."""
     data = pytest.importorskip("skimage.data")

@@ -132,15 +132,11 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path):
 
 
 def test_checkpoint_is_plain_and_rebuilds_the_grader(tmp_path):
-    grader = make_grader(
-        backbone="resnet18", backbone_kwargs={"channels": [8, 16, 24, 32]}, class_weighted=True
-    )
+    grader = make_grader(backbone="resnet18", backbone_kwargs={"channels": [8, 16, 24, 32]}, class_weighted=True)
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(grader, make_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]["classes"] == list(
-        CLASSES
-    )
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]["classes"] == list(CLASSES)
     loaded = Grader.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu")
     data = make_data()
     before, after = (torch.cat(quiet_trainer().predict(g, data.test_dataloader())) for g in (grader, loaded))
@@ -170,9 +166,7 @@ def test_other_classes_than_the_data_are_refused():
 @given(num_steps=st.integers(1, 200), warmup=st.floats(0, 0.9))
 def test_schedule_rises_then_falls(num_steps, warmup):
     num_warmup = round(warmup * num_steps)
-    factors = [
-        warmup_cosine(step, num_warmup=num_warmup, num_steps=num_steps) for step in range(num_steps + 1)
-    ]
+    factors = [warmup_cosine(step, num_warmup=num_warmup, num_steps=num_steps) for step in range(num_steps + 1)]
     assert factors[max(num_warmup - 1, 0)] == 1
     assert factors[:num_warmup] == sorted(factors[:num_warmup])
     assert factors[num_warmup:] == sorted(factors[num_warmup:], reverse=True)

@@ -37,11 +37,24 @@ def test_a_gan_run_is_complete(base):
     assert table["images_seen"].tolist() == [8, 16]
     for column in ("loss/G", "loss/D", "score/real", "score/fake", "ada/p", "speed/s_per_kimg"):
         assert table[column].notna().all()
-    for column in ("loss/r1", "loss/path_length"):  # lazy: in this short run only the first iteration has them
+    for column in (
+        "loss/r1",
+        "loss/path_length",
+    ):  # lazy: in this short run only the first iteration has them
         assert table[column].notna().tolist() == [True, False]
-    assert sorted(p.name for p in (base.path / "samples").iterdir()) == ["reals.png", "tick_0001.png", "tick_0002.png"]
+    assert sorted(p.name for p in (base.path / "samples").iterdir()) == [
+        "reals.png",
+        "tick_0001.png",
+        "tick_0002.png",
+    ]
     assert base.metrics["images_seen"] == 16
-    assert {p.name for p in base.path.iterdir()} >= {"config.yaml", "environment.json", "checkpoints", "DONE", NETWORKS_FILE}
+    assert {p.name for p in base.path.iterdir()} >= {
+        "config.yaml",
+        "environment.json",
+        "checkpoints",
+        "DONE",
+        NETWORKS_FILE,
+    }
     assert all(tensor.isfinite().all() for tensor in tensors(base).values())
 
 

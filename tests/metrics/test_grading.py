@@ -22,9 +22,7 @@ def test_against_hand_computation():
     assert report["confusion"] == [[3, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0]]
     assert report["num_test"] == 8
     assert report["accuracy"] == pytest.approx(5 / 8)
-    assert report["recall"] == pytest.approx(
-        {"mild": 3 / 4, "moderate": 1 / 2, "severe": 1, "very_severe": 0}
-    )
+    assert report["recall"] == pytest.approx({"mild": 3 / 4, "moderate": 1 / 2, "severe": 1, "very_severe": 0})
     assert report["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 1 + 0) / 4)
     # F1 = 2 TP / (2 TP + FP + FN): mild 6/7, moderate 2/4, severe 2/4, very severe 0/1
     assert report["macro_f1"] == pytest.approx((6 / 7 + 1 / 2 + 1 / 2 + 0) / 4)
@@ -63,9 +61,7 @@ def test_against_torchmetrics_and_bounds(pairs):
     labels, predicted = torch.cat([labels, torch.arange(4)]), torch.cat([predicted, torch.arange(4)])
     report = grading_report(one_hot(predicted), labels, CLASSES)
     reference = {"num_classes": 4, "average": "macro"}  # every class occurs, so the conventions agree
-    assert report["balanced_accuracy"] == pytest.approx(
-        multiclass_recall(predicted, labels, **reference).item()
-    )
+    assert report["balanced_accuracy"] == pytest.approx(multiclass_recall(predicted, labels, **reference).item())
     assert report["macro_f1"] == pytest.approx(multiclass_f1_score(predicted, labels, **reference).item())
     assert 0 <= report["accuracy"] <= 1
 
@@ -73,9 +69,7 @@ def test_against_torchmetrics_and_bounds(pairs):
 def test_errors_name_the_fix():
     good = one_hot([0, 1])
     with pytest.raises(ValueError, match="1 of 2 images have NaN"):
-        grading_report(
-            torch.where(torch.arange(2)[:, None] == 1, torch.nan, good), torch.tensor([0, 1]), CLASSES
-        )
+        grading_report(torch.where(torch.arange(2)[:, None] == 1, torch.nan, good), torch.tensor([0, 1]), CLASSES)
     with pytest.raises(ValueError, match="trained on other classes"):
         grading_report(one_hot([0, 1], 3), torch.tensor([0, 1]), CLASSES)
     with pytest.raises(ValueError, match="without a severity"):

@@ -96,15 +96,11 @@ class StudyWriter:
         ]
         self._table(run_dir, rows, {})
 
-    def grader(
-        self, arm: str, *, skill: float, tested: bool = True, inputs: tuple[str, ...] = ("prepare",)
-    ) -> None:
+    def grader(self, arm: str, *, skill: float, tested: bool = True, inputs: tuple[str, ...] = ("prepare",)) -> None:
         name = f"grade_{len(self.arms)}"
         self.arms[arm] = name
         tables = [str(self.runs_dir / self.stages[stage]["run"]) for stage in inputs if stage in self.stages]
-        run_dir = self._stage(
-            name, "train", name, seconds=63.2, config={"data": {"tables": tables}}, done=tested
-        )
+        run_dir = self._stage(name, "train", name, seconds=63.2, config={"data": {"tables": tables}}, done=tested)
         epoch = np.arange(15)
         rise = skill * (1 - np.exp(-epoch / 4)) + 0.25 * np.exp(-epoch / 4)
         curves = pd.DataFrame(
@@ -119,9 +115,7 @@ class StudyWriter:
         curves.to_csv(run_dir / "metrics.csv", index=False)
         if tested:
             test = self._test_scores(skill)
-            (run_dir / "metrics.json").write_text(
-                json.dumps({"test": test, "val": test, "classes": self.classes})
-            )
+            (run_dir / "metrics.json").write_text(json.dumps({"test": test, "val": test, "classes": self.classes}))
 
     def write(self) -> Path:
         study_dir = self.runs_dir / "study" / "demo-0123456789abcdef"
@@ -238,9 +232,7 @@ def face(rng: np.random.Generator, lesions: int, blur: float) -> Image.Image:
         draw.ellipse((x - 7, 48, x + 7, 55), fill=(245, 240, 235))
         draw.ellipse((x - 3, 48, x + 3, 55), fill=(50, 35, 30))
     draw.arc((46, 74, 82, 100), 25, 155, fill=(150, 70, 70), width=4)
-    for x, y, radius in zip(
-        rng.normal(64, 19, lesions), rng.normal(76, 20, lesions), rng.uniform(1.3, 3, lesions)
-    ):
+    for x, y, radius in zip(rng.normal(64, 19, lesions), rng.normal(76, 20, lesions), rng.uniform(1.3, 3, lesions)):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(190, 62, 58))
     return image.resize((64, 64), Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(blur))
 

@@ -101,8 +101,7 @@ def test_machine_paths_are_cut(tmp_path):
     runs_dir = tmp_path / "runs"
     text = f"root: /home/ann/patients/1.jpg, {runs_dir}/train/a-1, loss/G, https://host/a/b, a=/x/y/ b file:///c/d/e"
     assert (
-        without_machine_paths(text, runs_dir)
-        == "root: …/1.jpg, runs/train/a-1, loss/G, https://host/a/b, a=…/ b …/e"
+        without_machine_paths(text, runs_dir) == "root: …/1.jpg, runs/train/a-1, loss/G, https://host/a/b, a=…/ b …/e"
     )
 
 

@@ -28,9 +28,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [
-            value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
-        ]
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -221,9 +219,7 @@ def test_grader_that_notes_its_training_set_is_believed(tmp_path):
         train = f'"train": {{"num_images": {sum(sources.values())}, "sources": {sources}}}'.replace("'", '"')
         path.write_text(f"{{{train}, {path.read_text()[1:]}")
     study_dir = writer.write()
-    assert "400 real + 1,200 generated" in write_report(study_dir, writer.runs_dir).read_text(
-        encoding="utf-8"
-    )
+    assert "400 real + 1,200 generated" in write_report(study_dir, writer.runs_dir).read_text(encoding="utf-8")
     assert any("(400 to 1,600)" in said for said in reading(read_study(study_dir, writer.runs_dir)))
 
 

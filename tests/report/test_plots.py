@@ -33,9 +33,7 @@ def test_svg_follows_the_theme_and_needs_nothing_else():
     assert 'aria-label="Curves"' in svg
     # what is referred to is defined in the same drawing
     ids = set(re.findall(r' id="([^"]+)"', svg))
-    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)) <= {(i, "") for i in ids} | {
-        ("", i) for i in ids
-    }
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)) <= {(i, "") for i in ids} | {("", i) for i in ids}
     assert "Loss" in svg
     assert "ADA: augmentation probability p" in svg
 

@@ -1,0 +1,155 @@
+"""The study graph on the smallest data: whole, memoised, shared by a sweep, and on real photographs."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY_GAN, TINY_GRADER, TOY, composed
+from PIL import Image
+
+from acne_lab.data.table import ImageTable
+from acne_lab.jobs.generate import generate, sampling_plan, split_column
+from acne_lab.jobs.report import newest_study
+from acne_lab.jobs.study import expand, fill
+from acne_lab.jobs.train import train
+
+GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=8"]
+
+
+def tiny_plan() -> str:
+    """conf/study/demo.yaml with networks and budgets of the smallest size, as a Hydra override."""
+    plan = composed("study", "study=demo")["study"]
+    extra = {"gan_{severity}": GAN_OVERRIDES, "real_to_real": TINY_GRADER, "generated_to_real": TINY_GRADER}
+    for name, stage in plan["stages"].items():
+        overrides = [o for o in stage["overrides"] if not o.startswith(("stage.num_images", "trainer.", "seed"))]
+        overrides = [o.replace("init_from=toy_faces_64", "init_from=null") for o in overrides]
+        overrides = [o.replace("num_images=2000", "num_images=80") for o in overrides]
+        stage["overrides"] = [*overrides, "data.resolution=32", "seed=${seed}", *extra.get(name, ())]
+        if stage["job"] == "generate":
+            stage["overrides"] = [o for o in stage["overrides"] if not o.startswith("data.")]
+    return plan
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Runs `acne-lab study study=tiny OVERRIDES` in a folder of its own and returns its output lines."""
+    import yaml
+
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "conf" / "study").mkdir(parents=True)
+    text = "# @package study\n" + yaml.safe_dump({**tiny_plan(), "name": "tiny"}, sort_keys=False)
+    (folder / "conf" / "study" / "tiny.yaml").write_text(text)
+
+    def run(*overrides: str) -> list[str]:
+        words = [sys.executable, "-m", "acne_lab.jobs", "study", "--config-dir", "conf", "study=tiny", *overrides]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.splitlines()
+
+    run.folder = folder
+    return run
+
+
+def study_of(lines, folder):
+    path = folder / lines[-1]
+    return path, json.loads((path / "study.json").read_text())
+
+
+def test_whole_memoised_and_shared_by_a_sweep(command):
+    first = command(*TOY)
+    path, story = study_of(first, command.folder)
+    assert not any(stage["reused"] for stage in story["stages"].values())
+    assert set(story["stages"]) == {
+        "table", "gan_mild", "gan_moderate", "gan_severe", "gan_very_severe",
+        "generated", "real_to_real", "generated_to_real",
+    }  # fmt: skip
+    arms = json.loads((path / "metrics.json").read_text())["arms"]
+    assert set(arms) == {"real -> real", "generated -> real"}
+    for figures in arms.values():
+        assert set(figures) == {"balanced_accuracy", "accuracy", "macro_f1", "num_test"}
+        assert 0 <= figures["balanced_accuracy"] <= 1
+    assert (path / "report.html").stat().st_size > 10_000
+    assert newest_study("tiny", command.folder / "runs") == path
+
+    second = command(*TOY)
+    assert second[-1] == first[-1]
+    runs = sorted(p.parent.name for p in (command.folder / "runs").glob("*/*/DONE"))
+
+    command("-m", "seed=0,1", *TOY)
+    more = sorted(p.parent.name for p in (command.folder / "runs").glob("*/*/DONE"))
+    assert set(runs) < set(more)
+    assert len([name for name in more if name.startswith("toy-")]) == 1  # both seeds share the data
+    assert len([name for name in more if name.startswith("tiny-")]) == 2
+
+    table = ImageTable.read(next((command.folder / "runs" / "generate").glob("generated-*")))
+    assert set(table.rows["source"]) == {"generated"}
+    assert table.rows.groupby("severity").size().to_dict() == dict.fromkeys(table.classes, 20)
+    assert table.rows["parent"].str.match(r"train/gan_\w+-[0-9a-f]{10}").all()
+
+
+def test_on_real_photographs(command):
+    """Two ticks of the same study on a folder of real faces and the portrait that scikit-image ships."""
+    data = pytest.importorskip("skimage.data")
+    root = command.folder / "photographs"
+    faces = (data.lfw_subset()[:100] * 255).astype(np.uint8)
+    for number, face in enumerate(faces):
+        path = root / ("clear" if number % 2 else "spotted") / f"face{number:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(face).save(path)
+    Image.fromarray(data.astronaut()).save(root / "clear" / "astronaut.jpg")
+    lines = command("data=folder", f"data.root={root}", "data.resolution=32")
+    path, story = study_of(lines, command.folder)
+    assert {"gan_clear", "gan_spotted"} < set(story["stages"])
+    assert (path / "report.html").exists()
+
+
+def test_generate(toy_runs):
+    gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
+    common = (f"run={gan.path}", "num_images=7", f"runs_dir={toy_runs}")
+    tables = [ImageTable.read(generate(composed("generate", *common, f"batch_size={n}")).path) for n in (3, 7)]
+    pixels = [np.stack([np.asarray(Image.open(p), dtype=int) for p in table.paths]) for table in tables]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1  # the last bit of a sum may round differently
+    assert tables[0].rows["severity"].fillna("").eq("").all()  # the base model knows no severity
+    other = ImageTable.read(generate(composed("generate", *common, "seed=1", "format=jpg")).path)
+    assert [path.suffix for path in other.paths] == [".jpg"] * 7
+
+
+def test_generate_refuses_what_was_not_learned(toy_runs):
+    gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
+    config = composed("generate", f"run={gan.path}", "counts={severe: 3}", f"runs_dir={toy_runs}")
+    with pytest.raises(ValueError, match="counts asks for severe"):
+        generate(config)
+
+
+def test_counts_decide(toy_runs):
+    words = ("experiment=gan_severity", "init_from=null", *TOY, *TINY_GAN, f"runs_dir={toy_runs}")
+    gans = {s: train(composed("train", *words, f"stage.severity={s}")).path for s in ("mild", "severe")}
+    run = "run={" + ",".join(f"{severity}:'{path}'" for severity, path in gans.items()) + "}"
+    config = composed("generate", run, "counts={severe: 3, mild: 2}", f"runs_dir={toy_runs}")
+    assert [(severity, n) for _, severity, n in sampling_plan(config)] == [("mild", 2), ("severe", 3)]
+    config = composed("generate", run, "num_images=5", f"runs_dir={toy_runs}")
+    assert sum(n for *_, n in sampling_plan(config)) == 5
+
+
+def test_split_column_validates_a_share_of_each_severity():
+    table = pd.DataFrame({"severity": ["mild"] * 40 + ["severe"] * 20})
+    counts = split_column(table, val_share=0.15).groupby(table["severity"]).value_counts()
+    assert counts[("mild", "val")] == 6
+    assert counts[("severe", "val")] == 3
+
+
+def test_stage_names_and_references():
+    stages = {
+        "g_{severity}": {"job": "train", "overrides": ["x={severity}"]},
+        "all": {"job": "generate", "overrides": ["run={severity:g}"]},
+    }
+    expanded = expand(stages, ("mild", "severe"))
+    assert list(expanded) == ["g_mild", "g_severe", "all"]
+    assert expanded["g_severe"]["overrides"] == ["x=severe"]
+    assert expanded["all"]["overrides"] == ["run={mild:@g_mild,severe:@g_severe}"]
+    assert fill("run=@a", {"a": "/runs/a-1"}) == "run='/runs/a-1'"
+    with pytest.raises(ValueError, match="no stage b"):
+        fill("run=@b", {"a": "/runs/a-1"})
