@@ -96,7 +96,9 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
             failed.append(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
 
-    sys.argv[1:] = table_overrides(sys.argv[1:])
+    words = table_overrides(sys.argv[1:])
+    # Hydra's parser wants its flags before the overrides; people write `study=demo -m seed=0,1`.
+    sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     with_config()
     if failed:
         sys.exit(2)

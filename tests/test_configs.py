@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY_GAN, TINY_GRADER, TOY, composed
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.build import CONF_DIR, build, divide
 from acne_lab.gan.augment import Augment

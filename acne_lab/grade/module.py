@@ -24,8 +24,9 @@ def warmup_cosine(step: int, *, num_warmup: int, num_steps: int) -> float:
     """Factor on the learning rate at step `step` (from 0): a straight rise, then half a cosine down to 0."""
     if step < num_warmup:
         return (step + 1) / num_warmup
-    done = (step - num_warmup) / max(num_steps - num_warmup, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+    if step >= num_steps:
+        return 0.0
+    return 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / (num_steps - num_warmup)))
 
 
 class Grader(pl.LightningModule):

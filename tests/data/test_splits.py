@@ -72,7 +72,12 @@ def test_apportion(number, sizes):
     assert tuple(apportion(number, FRACTIONS).values()) == sizes
 
 
-@pytest.mark.parametrize("fractions", [{}, {"train": 1.0, "test": 0.0}, {"train": 0.5, "test": 0.2}])
+@pytest.mark.parametrize("fractions", [{}, {"train": 1.2, "test": -0.2}, {"train": 0.5, "test": 0.2}])
 def test_wrong_fractions_are_refused(fractions):
     with pytest.raises(ValueError, match="sum to 1"):
         subject_split(pd.DataFrame({"subject": ["a"], "severity": ["mild"]}), fractions=fractions, seed=0)
+
+
+def test_a_part_with_share_0_stays_empty():
+    rows = pd.DataFrame({"subject": list("abcd"), "severity": ["mild"] * 4})
+    assert set(subject_split(rows, fractions={"train": 1.0, "test": 0.0}, seed=0)) == {"train"}

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY_GAN, TINY_GRADER, TOY, composed
 from PIL import Image
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.generate import generate, sampling_plan, split_column

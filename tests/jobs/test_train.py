@@ -9,7 +9,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY_GAN, TINY_GRADER, TOY, composed
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks
 from acne_lab.jobs.prepare import prepare

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import StudyWriter
+from fake_study import StudyWriter
 
 from acne_lab.report.collect import init_from, read_study, without_machine_paths
 

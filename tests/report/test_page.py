@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import CLASSES, StudyWriter
+from fake_study import CLASSES, StudyWriter
 
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import duration, reading, score, summary_lines, write_report
