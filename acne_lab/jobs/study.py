@@ -10,9 +10,11 @@ import re
 import shlex
 import sys
 import time
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, table_overrides
 from acne_lab.data.table import ImageTable
@@ -31,13 +33,15 @@ def study(config: dict) -> Run:
 
     jobs = {"train": train, "generate": generate}
     runs_dir = Path(config["runs_dir"]).resolve()
+    if not config.get("study"):
+        raise ValueError("choose a study: study=demo or study=hierarchy")
     plan = config["study"]
     name = plan["name"]
     started = time.perf_counter()
 
     table_path, records = data_stage(config, runs_dir)
     done = {"table": table_path}
-    stages = expand(plan["stages"], ImageTable.read(table_path).classes)
+    stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes))
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
         overrides += [
@@ -85,7 +89,8 @@ def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
     clock = time.perf_counter()
     was_done = {p.parent for p in (runs_dir / "prepare").glob("*/DONE")}
     run = prepare(config)
-    overrides = [f"data={config['data']['name']}"]
+    overrides = [text for text in HydraConfig.get().overrides.task if text.startswith("data")]
+    overrides = overrides or [f"data={config['data']['name']}"]
     return run.path, {
         "table": record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)
     }
@@ -117,6 +122,24 @@ def expand(stages: dict, classes: tuple[str, ...]) -> dict:
     return result
 
 
+def in_order(stages: dict) -> dict:
+    """The stages, each behind those it refers to.
+
+    Raises:
+        ValueError: stages wait for one another, or refer to one that does not exist.
+    """
+    needs = {name: set(REFERENCE.findall(" ".join(node["overrides"]))) for name, node in stages.items()}
+    for name, needed in needs.items():
+        if unknown := needed - {"table", *stages}:
+            there = ", ".join(["table", *stages])
+            raise ValueError(f"stage {name} refers to {', '.join(sorted(unknown))}; there are {there}")
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        raise ValueError(f"these stages wait for one another: {', '.join(error.args[1])}") from None
+    return {name: stages[name] for name in order if name in stages}
+
+
 def _all_severities(text: str, classes: tuple[str, ...]) -> str:
     def one_for_each(match: re.Match) -> str:
         return "{" + ",".join(f"{name}:@{match[1]}_{name}" for name in classes) + "}"
@@ -125,15 +148,5 @@ def _all_severities(text: str, classes: tuple[str, ...]) -> str:
 
 
 def fill(text: str, done: dict[str, Path]) -> str:
-    """Put the run folders in the place of `@stage`.
-
-    Raises:
-        ValueError: the stage does not exist or comes later.
-    """
-
-    def folder(match: re.Match) -> str:
-        if match[1] not in done:
-            raise ValueError(f"{text}: there is no stage {match[1]} before this one; there are {', '.join(done)}")
-        return f"'{done[match[1]]}'"
-
-    return REFERENCE.sub(folder, text)
+    """Put the run folders in the place of `@stage`."""
+    return REFERENCE.sub(lambda match: f"'{done[match[1]]}'", text)

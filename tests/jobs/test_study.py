@@ -13,7 +13,7 @@ from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.generate import generate, sampling_plan, split_column
 from acne_lab.jobs.report import newest_study
-from acne_lab.jobs.study import expand, fill
+from acne_lab.jobs.study import expand, fill, in_order
 from acne_lab.jobs.train import train
 
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=8"]
@@ -151,5 +151,15 @@ def test_stage_names_and_references():
     assert expanded["g_severe"]["overrides"] == ["x=severe"]
     assert expanded["all"]["overrides"] == ["run={mild:@g_mild,severe:@g_severe}"]
     assert fill("run=@a", {"a": "/runs/a-1"}) == "run='/runs/a-1'"
-    with pytest.raises(ValueError, match="no stage b"):
-        fill("run=@b", {"a": "/runs/a-1"})
+
+
+def test_stages_run_behind_what_they_refer_to():
+    def stage(*overrides):
+        return {"job": "train", "overrides": list(overrides)}
+
+    stages = {"c": stage("x=@b", "data=@table"), "b": stage("x=@a"), "a": stage("data=@table")}
+    assert list(in_order(stages)) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="stage a refers to z"):
+        in_order({"a": stage("x=@z")})
+    with pytest.raises(ValueError, match="wait for one another"):
+        in_order({"a": stage("x=@b"), "b": stage("x=@a")})

@@ -1,0 +1,71 @@
+"""The command line: quick help, clear errors, a wheel that carries its configs."""
+
+import resource
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def acne_lab(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "acne_lab.cli", *words], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("words", "limit"), [(("--help",), 0.3), (("train", "--help"), 3.0)])
+def test_help_is_quick(words, limit):
+    """In processor seconds, which a busy machine does not stretch."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = acne_lab(*words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < limit
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "runs"])
+def test_every_verb_has_help(verb):
+    assert verb in acne_lab("--help").stdout
+    done = acne_lab(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "seed" in done.stdout or "usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("trian",), "did you mean train?"),
+        (("train",), "choose what to train: experiment=gan_base"),
+        (("study",), "choose a study: study=demo"),
+        (("prepare", "data=folder"), "data.root=..."),
+        (("prepare", "data=folder", "data.root=nowhere"), "nowhere"),
+        (("generate", "run=nothing"), "there is no run nothing"),
+        (("report", "study=nothing"), "no study nothing"),
+    ],
+)
+def test_errors_are_one_clear_line(words, message, tmp_path):
+    done = acne_lab(*words, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_runs_lists_what_is_there(toy_runs):
+    done = acne_lab("runs", f"runs_dir={toy_runs}")
+    assert "prepare" in done.stdout
+    assert "done" in done.stdout
+
+
+def test_the_wheel_carries_configs_and_weights(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert f"acne_lab/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
+    assert "acne_lab/gan/pretrained/toy_faces_64.safetensors" in names
+    assert "acne_lab/report/page.html.j2" in names

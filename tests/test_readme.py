@@ -1,0 +1,56 @@
+"""Every command of the README is one that works: it composes here, and the slow test runs them in order."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import TINY_GRADER, TOY, composed
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL))
+COMMANDS = [shlex.split(line, comments=True) for line in BLOCKS.splitlines() if line.startswith("acne-lab ")]
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^make (\S+)", BLOCKS, flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_compose(words):
+    composed(words[1], *[word for word in words[2:] if word != "-m" and "=0,1" not in word])
+
+
+def test_pictures_and_pages_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path):
+    """In order, in one folder, with the shipped base model and budgets of the smallest size."""
+    small = {
+        "gan_severity": ["stage.num_images=32", "stage.tick_images=16"],
+        "gan_base": ["stage.num_images=32", "stage.tick_images=16"],
+        "grader": TINY_GRADER,
+        "demo": ["study.gan_images=960", "study.num_generated=80", "study.real_epochs=1", "study.generated_epochs=1"],
+    }
+    toy = [text for text in TOY if not text.startswith("data.resolution")]
+    for number in range(60):
+        folder = tmp_path / "photos" / ("mild", "severe")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((70, 60), 40 + number).convert("RGB").save(folder / f"p{number:02d}_a.jpg")
+    for words in COMMANDS:
+        extra = [text for name, overrides in small.items() if any(name in word for word in words) for text in overrides]
+        extra += toy if not any("data=" in word for word in words) and words[1] in ("train", "study") else []
+        command = [sys.executable, "-m", "acne_lab.cli", *words[1:], *extra]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (words, done.stderr[-2000:])
