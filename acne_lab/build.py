@@ -1,5 +1,6 @@
 """From config to objects: the only module that calls `hydra.utils.instantiate`, and what every Hydra job shares."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,8 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
         try:
             print(function(resolved(cfg)).path, flush=True)
         except ValueError as error:
+            if "HYDRA_FULL_ERROR" in os.environ:  # Hydra's own switch for tracebacks
+                raise
             failed.append(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
 

@@ -115,6 +115,7 @@ class Progress(pl.Callback):
 
     def __init__(self, *, unit: str, per_batch: int, show: tuple[str, ...] = ()) -> None:
         self.unit, self.per_batch, self.show = unit, per_batch, show
+        self.shown: dict[str, float] = {}  # of the last epoch: within one, their means are not known yet
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         per_epoch = int(trainer.num_training_batches) * self.per_batch
@@ -129,12 +130,15 @@ class Progress(pl.Callback):
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
-        metrics = trainer.callback_metrics
-        values = {name.rsplit("/", 1)[1]: float(metrics[name]) for name in self.show if name in metrics}
+        values = self.shown
         if self.unit == "img" and (rate := self.bar.format_dict["rate"]):
             values = {"s/kimg": 1000 / rate} | values
         self.bar.set_postfix(values, refresh=False)
         self.bar.update(self.per_batch)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        self.shown = {name.rsplit("/", 1)[1]: float(metrics[name]) for name in self.show if name in metrics}
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.bar.close()

@@ -21,11 +21,9 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
-# Nodes that say where things lie and how to show them, and inputs, whose keys are hashed in their place.
-NOT_IN_KEY = {
-    "name", "runs_dir", "logger", "callbacks", "num_workers", "root", "cache_dir", "num_threads",
-    "init_from", "run", "test", "config_dir",
-}  # fmt: skip
+# Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
+NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "batch_size", "init_from", "run", "test"}
+DATA_IN_KEY = ("resolution", "fit")  # the rest of `data` is in the table's key
 PACKAGES = (
     "torch",
     "torchvision",
@@ -76,17 +74,12 @@ class Run:
 
 
 def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
-    """Ten hex digits of the config, without the nodes of `NOT_IN_KEY`, and of the inputs' keys in order."""
-    text = json.dumps([_without(config, NOT_IN_KEY), list(inputs)], sort_keys=True)
+    """Ten hex digits of the config, as far as it determines the result, and of the inputs' keys in order."""
+    config = {name: node for name, node in config.items() if name not in NOT_IN_KEY}
+    if "data" in config:
+        config["data"] = {name: config["data"][name] for name in DATA_IN_KEY}
+    text = json.dumps([config, list(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _without(node: object, names: set[str]) -> object:
-    if isinstance(node, dict):
-        return {k: _without(v, names) for k, v in node.items() if k not in names}
-    if isinstance(node, list):
-        return [_without(v, names) for v in node]
-    return node
 
 
 @contextmanager
@@ -96,21 +89,18 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
     A second process that wants the same run waits here until the first is through and then finds it done:
     check `run.done` first thing. A run that was interrupted keeps its files, so that the block can resume it.
     """
-    run = Run(Path(config["runs_dir"]).resolve() / job / f"{config['name']}-{run_key(config, inputs)}")
-    found = sorted(run.path.parent.glob(f"*-{run.key}"))
-    run = Run(found[0]) if found else run  # the name is not in the key: a renamed run is the same run
-    if run.done:
-        yield run
-        return
-    locks = run.path.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{run.key}.lock")
+    key = run_key(config, inputs)
+    folder = Path(config["runs_dir"]).resolve() / job
+    (folder / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".locks" / f"{key}.lock")
     try:
-        lock.acquire(timeout=0)
+        holding = lock.acquire(timeout=0)
     except Timeout:
-        print(f"another process works on {run.path}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    with lock:
+        print(f"another process works on {job} {key}: waiting for it", file=sys.stderr)
+        holding = lock.acquire()
+    with holding:
+        found = sorted(folder.glob(f"*-{key}"))  # the name is not in the key: a renamed run is the same run
+        run = Run(found[0] if found else folder / f"{config['name']}-{key}")
         if run.done:
             yield run
             return
@@ -120,17 +110,17 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         try:
             yield run
         except ValueError:  # the user's input is wrong: leave nothing behind but what training had saved
-            if run.last_checkpoint is None:
+            if not (run.last_checkpoint or (run.path / "metrics.csv").exists()):
                 shutil.rmtree(run.path)
             raise
         write_text(run.path / "DONE", datetime.now(UTC).isoformat(timespec="seconds") + "\n")
 
 
 def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
-    """The finished run at a path, or the one whose folder name is or begins with `reference`.
+    """The finished run at a path, or the newest whose folder name is or begins with `reference`.
 
     Raises:
-        ValueError: there is none, there are several, or it is not finished.
+        ValueError: there is none, or it is not finished.
     """
     path = Path(reference)
     if not (path / "config.yaml").exists():
@@ -139,10 +129,9 @@ def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
         matches = matches or [p for p in candidates if p.name.startswith(str(reference))]
         if not matches:
             raise ValueError(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
+        path = max(matches, key=lambda match: (match / "config.yaml").stat().st_mtime)
         if len(matches) > 1:
-            names = ", ".join(sorted(f"{p.parent.name}/{p.name}" for p in matches))
-            raise ValueError(f"{reference} names several runs: {names}")
-        path = matches[0]
+            print(f"{reference} names {len(matches)} runs: taking the newest, {path}", file=sys.stderr)
     run = Run(path.resolve())
     if not run.done:
         raise ValueError(f"the run {run.path} is not finished: repeat the command that made it, it goes on")

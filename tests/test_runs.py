@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acne_lab.runs import NOT_IN_KEY, find_run, open_run, run_key
+from acne_lab.runs import find_run, open_run, run_key
 
 CONFIG = {"name": "x", "seed": 0, "model": {"width": 3}}
 
@@ -37,10 +37,12 @@ def test_key_is_of_what_changes_the_result(tmp_path):
     assert key != run_key(CONFIG)
 
 
-@given(st.dictionaries(st.text(), st.integers() | st.dictionaries(st.text(), st.floats(allow_nan=False))))
+NAMES = st.text().filter(lambda name: name != "data")
+
+
+@given(st.dictionaries(NAMES, st.integers() | st.dictionaries(st.text(), st.floats(allow_nan=False))))
 def test_key_does_not_depend_on_order(node):
     assert run_key(node) == run_key(dict(reversed(node.items())))
-    assert run_key(node) == run_key({**node, **dict.fromkeys(NOT_IN_KEY, 1)}) or NOT_IN_KEY & set(node)
 
 
 def test_a_renamed_run_is_the_same_run(tmp_path):
@@ -92,8 +94,7 @@ def test_find_run(tmp_path):
             pass
     assert find_run(run.path, tmp_path) == run
     assert find_run(run.path.name, tmp_path) == run
-    with pytest.raises(ValueError, match="several"):
-        find_run("x-", tmp_path)
+    assert find_run("x-", tmp_path) == run  # the newest
     with pytest.raises(ValueError, match="no run nothing"):
         find_run("nothing", tmp_path)
     (run.path / "DONE").unlink()

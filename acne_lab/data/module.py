@@ -20,7 +20,7 @@ Augment = Callable[[Tensor, Generator], Tensor]
 Part = tuple[ImageTable, np.ndarray]  # a table and its pixels, uint8 [N, R, R, 3], in the table's row order
 
 
-def loader(batches: IterableDataset) -> DataLoader:
+def loader(batches: Dataset) -> DataLoader:
     """Whole batches, in this process. Its own generator keeps it from drawing a number of torch's at each epoch."""
     return DataLoader(batches, batch_size=None, num_workers=0, generator=Generator())
 

@@ -101,6 +101,9 @@ class Augment(nn.Module):
         self.scale, self.rotate, self.aniso, self.xfrac = scale, rotate, aniso, xfrac
         self.brightness, self.contrast, self.lumaflip = brightness, contrast, lumaflip
         self.hue, self.saturation = hue, saturation
+        self.is_identity = not any(
+            (xflip, rotate90, xint, scale, rotate, aniso, xfrac, brightness, contrast, lumaflip, hue, saturation)
+        )
         self.register_buffer("p", torch.tensor(float(p)))
         self.register_buffer("lowpass", setup_filter(SYM6), persistent=False)
 
@@ -161,14 +164,15 @@ class Augment(nn.Module):
         """Warp without aliasing: reflect, low-pass at twice the size, sample, low-pass and halve."""
         n, c, h, w = images.shape
         assert h == w
-        corners = inverse.new_tensor([[-1, -1, 1], [-1, 1, 1], [1, -1, 1], [1, 1, 1]]).t()
-        reach = (inverse @ corners)[:, :2].abs().max()  # how far outside [-1, 1] any image looks
         support = len(self.lowpass) // 4 + 1
-        margin = int(((reach - 1).clamp(min=0) * (w / 2)).ceil()) + support
+        out = w + 2 * support  # the window that is sampled: the image and what the last filter needs around it
+        corners = inverse.new_tensor([[-1, -1], [-1, 1], [1, -1], [1, 1]]).t() * (out / w)
+        corners = torch.cat([corners, corners.new_ones(1, 4)])
+        reach = (inverse @ corners)[:, :2].abs().max()  # how far from the centre any image looks
+        margin = int(((reach - 1).clamp(min=0) * (w / 2)).ceil()) + 2 * support
         margin = min(margin, w - 1)  # reflection repeats an image at most once
         big = upsample2d(F.pad(images, (margin,) * 4, mode="reflect"), self.lowpass)
 
-        out = w + 2 * support
         shrink = inverse.new_tensor([w / (w + 2 * margin)] * 2 + [1]).diag()
         grow = inverse.new_tensor([out / w] * 2 + [1]).diag()
         grid = F.affine_grid((shrink @ inverse @ grow)[:, :2], [n, c, 2 * out, 2 * out], align_corners=False)

@@ -1,6 +1,7 @@
 """StyleGAN2 training as a LightningModule: four phases by hand, one clock (`images_seen`).
 
-It does not know where images come from: a batch is (uint8 images [B, C, R, R], class indices [B]).
+It does not know where images come from: a batch is (uint8 images [B, C, R, R], class indices [B]). It does not
+know Freeze-D, gradient accumulation or several devices yet; fakes take the labels of the batch's real images.
 """
 
 import random
@@ -121,9 +122,10 @@ class StyleGAN2(pl.LightningModule):
 
         self.images_seen += batch_size
         update_ema(self.G_ema, self.G, ema_beta(batch_size, self.images_seen, self.ema_kimg, self.ema_rampup))
-        if self.ada_target is not None and (iteration + 1) % self.ada_interval == 0:
+        if self.ada_target is not None and not self.augment.is_identity and (iteration + 1) % self.ada_interval == 0:
             self.update_ada(batch_size)
         self.record("ada/p", self.augment.p)
+        self.record("num_nonfinite", torch.tensor(float(self.num_nonfinite)))
 
     def regularize_generator(self, n: int, c: Tensor | None) -> None:
         """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
@@ -218,6 +220,8 @@ class StyleGAN2(pl.LightningModule):
     def on_train_start(self) -> None:
         if self._rng is not None:
             torch.set_rng_state(self._rng["torch"])
+            if self._rng["cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._rng["cuda"])
             random.setstate(_to_tuple(self._rng["python"]))
             self._rng = None
 
@@ -225,7 +229,11 @@ class StyleGAN2(pl.LightningModule):
         checkpoint["gan"] = {
             "images_seen": self.images_seen,
             "num_nonfinite": self.num_nonfinite,
-            "rng": {"torch": torch.get_rng_state(), "python": random.getstate()},
+            "rng": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "python": random.getstate(),
+            },
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:

@@ -24,7 +24,7 @@ def generate(config: dict) -> Run:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, not {config['format']}")
     plan = sampling_plan(config)
     runs = {gan.key: gan for gan, _, _ in plan}
-    with open_run(config, job="generate", inputs=sorted(runs)) as run:
+    with open_run(config, job="generate", inputs=[f"{severity}:{gan.key}" for gan, severity, _ in plan]) as run:
         if run.done:
             return run
         if config["num_threads"]:
@@ -53,6 +53,8 @@ def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
         ValueError: the counts name a severity that no GAN has learned, or the GANs disagree about the classes.
     """
     given = config["run"]
+    if isinstance(given, dict):
+        given = {str(severity): run for severity, run in given.items()}  # a class may be called 0
     gans = [find_run(r, config["runs_dir"]) for r in (given.values() if isinstance(given, dict) else [given])]
     for gan in gans:
         if not (gan.path / NETWORKS_FILE).exists():
@@ -68,7 +70,9 @@ def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
         by_severity = {gans[0].metrics["severity"] or "": gans[0]}
 
     counts = config["counts"]
-    if counts is None:
+    if counts is not None:
+        counts = {str(severity): number for severity, number in counts.items()}
+    else:
         share, rest = divmod(config["num_images"], len(by_severity))
         counts = {name: share + (i < rest) for i, name in enumerate(by_severity)}
     unknown = set(counts) - set(by_severity)

@@ -16,7 +16,8 @@ def prepare(config: dict) -> Run:
     source = build(data["source"])
     about_table = {name: data[name] for name in ("source", "split", "on_bad")}
     about_run = {"name": data["name"], "runs_dir": config["runs_dir"]}
-    with open_run({**about_run, "data": about_table}, job="prepare", inputs=[source.fingerprint()]) as run:
+    about_table["source"] = {name: value for name, value in data["source"].items() if name != "root"}
+    with open_run({**about_run, "table": about_table}, job="prepare", inputs=[source.fingerprint()]) as run:
         if not run.done:
             table = build_table(
                 source,

@@ -23,7 +23,7 @@ from acne_lab.report.collect import read_study
 from acne_lab.report.page import summary_lines, write_report
 from acne_lab.runs import Run, open_run, write_text
 
-REFERENCE = re.compile(r"@(\w+)")
+REFERENCE = re.compile(r"@([\w-]+)")
 
 
 def study(config: dict) -> Run:
@@ -50,6 +50,7 @@ def study(config: dict) -> Run:
             f"num_threads={config['num_threads'] or 'null'}",
         ]
         if node["job"] == "train":
+            overrides += [f"data.{key}={config['data'][key]}" for key in ("fit", "num_workers")]
             overrides += [f"logger={config['logger']}"] + (
                 [f"logger.group={name}"] if config["logger"] != "none" else []
             )
@@ -63,10 +64,10 @@ def study(config: dict) -> Run:
     inputs = [Run(path).key for stage, path in done.items() if stage in stages]
     about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
     with open_run(about, job="study", inputs=inputs) as run:
-        arms = {arm: Run(done[stage]).metrics["test"] for arm, stage in plan["arms"].items()}
-        figures = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
-        run.write_metrics({"arms": {arm: {k: test[k] for k in figures} for arm, test in arms.items()}})
-        if not run.done or not all(r["reused"] for r in records.values()):
+        if not run.done or not all(stage["reused"] for stage in records.values()):
+            arms = {arm: Run(done[stage]).metrics["test"] for arm, stage in plan["arms"].items()}
+            figures = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
+            run.write_metrics({"arms": {arm: {k: test[k] for k in figures} for arm, test in arms.items()}})
             story = {
                 "name": name,
                 "seed": config["seed"],
@@ -109,7 +110,7 @@ def record(run: Run, runs_dir: Path, overrides: list[str], seconds: float, *, re
 
 
 def expand(stages: dict, classes: tuple[str, ...]) -> dict:
-    """Replace each stage whose name holds {severity} by one for each class; {runs} lists all of a kind.
+    """Replace each stage whose name holds {severity} by one for each class.
 
     In any override, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`: one run for each class.
     """
@@ -117,7 +118,7 @@ def expand(stages: dict, classes: tuple[str, ...]) -> dict:
     for name, node in stages.items():
         for severity in classes if "{severity}" in name else [None]:
             overrides = [_all_severities(text, classes) for text in node["overrides"]]
-            overrides = [text.replace("{severity}", str(severity)) for text in overrides]
+            overrides = [text.replace("{severity}", f"'{severity}'") for text in overrides]
             result[name.replace("{severity}", str(severity))] = {"job": node["job"], "overrides": overrides}
     return result
 

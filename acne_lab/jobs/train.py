@@ -71,9 +71,7 @@ def train_gan(config: dict) -> Run:
             MetricsTable(run.path / "metrics.csv", x="images_seen"),
             SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]),
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
-            ModelCheckpoint(
-                run.path / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True
-            ),
+            checkpoint(run, "last"),
         ]
         fit(model, data, config, run, callbacks, job_type="gan", x="images_seen")
         save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
@@ -96,18 +94,25 @@ def weights_file(init_from: str | None, runs_dir: str) -> Path | None:
     if init_from is None:
         return None
     path = shipped_weights(init_from) or Path(init_from)
-    return path if path.suffix == ".safetensors" else find_run(init_from, runs_dir).path / NETWORKS_FILE
+    if path.suffix != ".safetensors":
+        path = find_run(init_from, runs_dir).path / NETWORKS_FILE
+    if not path.exists():
+        raise ValueError(
+            f"init_from={init_from}: there is no {path}; give a GAN's run, a .safetensors file or shipped weights"
+        )
+    return path
 
 
 def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
     """Load G, G_ema and D from a file; say and record what fitted."""
     networks = load_networks(weights)
-    lines = []
+    lines, summaries = [], []
     for network, state in (("G", "G_ema"), ("G_ema", "G_ema"), ("D", "D")):
         done = transfer(getattr(model, network), networks[state])
-        lines.append(f"{network} from {state}: {done}")
+        summaries.append(f"{network} from {state}: {done}")
+        lines.append(summaries[-1])
         lines += [f"  initialised: {key}" for key in done.initialised] + [f"  unused: {key}" for key in done.unused]
-    print(f"init_from {weights.name}: {lines[-1]}", file=sys.stderr)
+    print(f"init_from {weights.name}", *summaries, sep="\n  ", file=sys.stderr)
     write_text(run.path / "init_from.txt", "\n".join(lines) + "\n")
 
 
@@ -145,20 +150,12 @@ def train_grader(config: dict) -> Run:
             std=model.data_config["std"],
             **config["loader"],
         )
-        best = ModelCheckpoint(
-            run.path / "checkpoints",
-            "best",
-            monitor="val/balanced_accuracy",
-            mode="max",
-            save_last=True,
-            save_weights_only=False,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
+        best = checkpoint(run, "best", monitor="val/balanced_accuracy", mode="max")
+        last = checkpoint(run, "last")
         table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
         bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
         logger, trainer = fit(
-            model, data, config, run, [table_callback, bar, best], job_type="grader", x="epoch", close=False
+            model, data, config, run, [table_callback, bar, best, last], job_type="grader", x="epoch", close=False
         )
         try:
             weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
@@ -207,6 +204,13 @@ def start_job(config: dict) -> None:
     pl.seed_everything(config["seed"], verbose=False)
 
 
+def checkpoint(run: Run, name: str, **when: str) -> ModelCheckpoint:
+    """Write checkpoints/NAME.ckpt after every epoch, or after those that `when` (monitor, mode) asks for."""
+    return ModelCheckpoint(
+        run.path / "checkpoints", name, enable_version_counter=False, save_on_train_epoch_end=True, **when
+    )
+
+
 def packed(table: ImageTable, config: dict):
     """The table's pixels, uint8 [N, R, R, 3], from the packed cache."""
     data = config["data"]
@@ -232,21 +236,18 @@ def fit(
 ) -> tuple[object, pl.Trainer]:
     """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
     logger = build(config["logger"])(run, job_type=job_type, x=x) if config["logger"] else None
-    trainer = build(
-        config["trainer"],
-        callbacks=callbacks,
-        logger=logger or False,
-        plugins=[AtomicCheckpointIO()],
-        default_root_dir=run.path,
-    )
     try:
+        trainer = build(
+            config["trainer"],
+            callbacks=callbacks,
+            logger=logger or False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run.path,
+        )
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
     except BaseException:
         finish(logger)
         raise
-    if trainer.interrupted:  # Ctrl-C: Lightning has shut down in order, the run is not done
-        finish(logger)
-        raise KeyboardInterrupt
     if close:
         finish(logger)
     return logger, trainer

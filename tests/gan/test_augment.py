@@ -112,3 +112,10 @@ def test_gray_and_bad_channels():
         Augment(contrast=1)(torch.rand(1, 2, 16, 16), percentile=0.6)
     with pytest.raises(ValueError, match="p must be"):
         Augment(p=1.5)
+
+
+def test_a_flat_image_stays_flat_to_the_border():
+    torch.manual_seed(0)
+    flat = torch.full((32, 3, 32, 32), 0.7)
+    out = Augment(p=1.0, rotate=1, xint=1)(flat)
+    torch.testing.assert_close(out, flat, atol=0.01, rtol=0)

@@ -16,7 +16,7 @@ from acne_lab.jobs.report import newest_study
 from acne_lab.jobs.study import expand, fill, in_order
 from acne_lab.jobs.train import train
 
-GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=8"]
+GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
 
 
 def tiny_plan() -> str:
@@ -106,14 +106,17 @@ def test_on_real_photographs(command):
     assert (path / "report.html").exists()
 
 
-def test_generate(toy_runs):
+def test_generate(toy_runs, tmp_path):
     gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
-    common = (f"run={gan.path}", "num_images=7", f"runs_dir={toy_runs}")
-    tables = [ImageTable.read(generate(composed("generate", *common, f"batch_size={n}")).path) for n in (3, 7)]
+    common = (f"run={gan.path}", "num_images=7")
+    by_batch = [(*common, f"batch_size={n}", f"runs_dir={tmp_path / str(n)}") for n in (3, 7)]
+    tables = [ImageTable.read(generate(composed("generate", *words)).path) for words in by_batch]
     pixels = [np.stack([np.asarray(Image.open(p), dtype=int) for p in table.paths]) for table in tables]
     assert np.abs(pixels[0] - pixels[1]).max() <= 1  # the last bit of a sum may round differently
     assert tables[0].rows["severity"].fillna("").eq("").all()  # the base model knows no severity
-    other = ImageTable.read(generate(composed("generate", *common, "seed=1", "format=jpg")).path)
+    other = ImageTable.read(
+        generate(composed("generate", *common, "seed=1", "format=jpg", f"runs_dir={tmp_path}")).path
+    )
     assert [path.suffix for path in other.paths] == [".jpg"] * 7
 
 
@@ -148,7 +151,7 @@ def test_stage_names_and_references():
     }
     expanded = expand(stages, ("mild", "severe"))
     assert list(expanded) == ["g_mild", "g_severe", "all"]
-    assert expanded["g_severe"]["overrides"] == ["x=severe"]
+    assert expanded["g_severe"]["overrides"] == ["x='severe'"]
     assert expanded["all"]["overrides"] == ["run={mild:@g_mild,severe:@g_severe}"]
     assert fill("run=@a", {"a": "/runs/a-1"}) == "run='/runs/a-1'"
 
