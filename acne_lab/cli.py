@@ -40,3 +40,7 @@ def main() -> None:
         sys.exit(f"acne-lab: no verb {verb!r}{hint}")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "acne_lab.jobs", verb, *rest])
+
+
+if __name__ == "__main__":
+    main()

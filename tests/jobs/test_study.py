@@ -1,6 +1,7 @@
 """The study graph on the smallest data: whole, memoised, shared by a sweep, and on real photographs."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ def tiny_plan() -> str:
     for name, stage in plan["stages"].items():
         overrides = [o for o in stage["overrides"] if not o.startswith(("stage.num_images", "trainer.", "seed"))]
         overrides = [o.replace("init_from=toy_faces_64", "init_from=null") for o in overrides]
-        overrides = [o.replace("num_images=2000", "num_images=80") for o in overrides]
+        overrides = [re.sub(r"^num_images=\d+", "num_images=80", o) for o in overrides]
         stage["overrides"] = [*overrides, "data.resolution=32", "seed=${seed}", *extra.get(name, ())]
         if stage["job"] == "generate":
             stage["overrides"] = [o for o in stage["overrides"] if not o.startswith("data.")]
