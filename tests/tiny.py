@@ -12,6 +12,7 @@ TOY = (
     "data.source.class_counts={mild: 20, moderate: 20, severe: 20, very_severe: 20}",
 )
 TINY_GAN = (
+    "num_threads=1",  # sums depend on the number of threads, which is not in a run's key
     "model.G.channel_base=128",
     "model.G.channel_max=16",
     "model.G.z_dim=16",

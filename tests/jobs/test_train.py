@@ -15,7 +15,7 @@ from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.train import train
 
-BASE = ("experiment=gan_base", *TOY, *TINY_GAN, "num_threads=1")  # sums depend on the number of threads
+BASE = ("experiment=gan_base", *TOY, *TINY_GAN)
 GRADER = ("experiment=grader", *TOY, *TINY_GRADER)
 
 
