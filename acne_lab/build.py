@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from acne_lab.runs import Run
+from acne_lab.runs import NoSuchRun, Run, find_table
 
 HERE = Path(__file__).resolve().parent
 CONF_DIR = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
@@ -51,6 +51,11 @@ def build(node: DictConfig | dict, **kwargs: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def run_logger(config: dict, run: Run, *, x: str | None = None) -> Any:
+    """The logger that `config["logger"]` describes, for this run; None where there is none."""
+    return build(config["logger"])(run, x=x) if config["logger"] else None
+
+
 def resolved(cfg: DictConfig) -> dict:
     """The config as plain dicts, lists and numbers; ValueError names values (`???`) that are not given."""
     missing = list(_missing(OmegaConf.to_container(cfg)))
@@ -69,16 +74,16 @@ def _missing(node: object, path: str = "") -> Iterator[str]:
 
 
 def table_overrides(overrides: list[str]) -> list[str]:
-    """Let `data=PATH` name an image table, or a run that has one: PATH is a folder that exists."""
-    result = []
-    for override in overrides:
-        name, _, value = override.partition("=")
-        value = value.strip("'\"")
-        if name == "data" and value and Path(value).is_dir() and not (CONF_DIR / "data" / f"{value}.yaml").exists():
-            result += ["data=table", f"data.root='{Path(value).resolve()}'"]
-        else:
-            result.append(override)
-    return result
+    """Let `data=...` name an image table, by its folder or its run, besides the sources in conf/data."""
+    given = {name: value.strip("'\"") for name, _, value in (text.partition("=") for text in overrides)}
+    if "data" not in given or (CONF_DIR / "data" / f"{given['data']}.yaml").exists():
+        return overrides
+    try:
+        root = find_table(given["data"], given.get("runs_dir", "runs"))
+    except NoSuchRun:  # a source of the user's own config folder, a sweep over sources, or an error that Hydra explains
+        return overrides
+    table = ["data=table", f"data.root='{root.resolve()}'"]
+    return [word for text in overrides for word in (table if text.startswith("data=") else [text])]
 
 
 def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
@@ -99,7 +104,11 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
             failed.append(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
 
-    words = table_overrides(sys.argv[1:])
+    try:
+        words = table_overrides(sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     # Hydra's parser wants its flags before the overrides; people write `study=demo -m seed=0,1`.
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     with_config()

@@ -1,6 +1,7 @@
 """What happens around training: metrics.csv, sample grids, progress, checkpoints that are whole or absent."""
 
 import os
+import random
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(aside, path)
         finally:
             Path(aside).unlink(missing_ok=True)
+
+
+class RandomState(pl.Callback):
+    """Keeps the random number generators in the checkpoint, so that a resumed run draws what it would have drawn.
+
+    Put it before callbacks that draw numbers, and the checkpoints behind all of them.
+    """
+
+    def __init__(self) -> None:
+        self.restored: dict | None = None
+
+    def state_dict(self) -> dict:
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "python": random.getstate(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.restored = state
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Not earlier: building the loaders may draw numbers."""
+        if self.restored is None:
+            return
+        torch.set_rng_state(self.restored["torch"])
+        if self.restored["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(self.restored["cuda"])
+        version, numbers, gauss = self.restored["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        self.restored = None
 
 
 class MetricsTable(pl.Callback):
@@ -100,8 +132,13 @@ class SampleGrid(pl.Callback):
         path = self.folder / f"{name}.png"
         picture.save(path.with_suffix(".tmp"), format="PNG")
         path.with_suffix(".tmp").replace(path)
-        if hasattr(trainer.logger, "log_image"):
+        # photographs of people are never sent to a logger's server, drawn faces are
+        if hasattr(trainer.logger, "log_image") and (name != "reals" or self._are_drawn(trainer)):
             trainer.logger.log_image("samples" if name != "reals" else name, [picture], step=trainer.global_step)
+
+    @staticmethod
+    def _are_drawn(trainer: pl.Trainer) -> bool:
+        return bool(trainer.datamodule.table.rows["source"].isin(("toy", "generated")).all())
 
 
 class Progress(pl.Callback):

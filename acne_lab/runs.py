@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ PACKAGES = (
 )
 
 
+class NoSuchRun(ValueError):
+    """Nothing has that name."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder."""
@@ -53,6 +58,11 @@ class Run:
     @property
     def done(self) -> bool:
         return (self.path / "DONE").exists()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the command that finished it."""
+        return json.loads((self.path / "DONE").read_text())["seconds"]
 
     @property
     def config(self) -> dict:
@@ -104,6 +114,7 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         if run.done:
             yield run
             return
+        started = time.perf_counter()
         run.path.mkdir(parents=True, exist_ok=True)
         write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         write_text(run.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
@@ -113,11 +124,13 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
             if not (run.last_checkpoint or (run.path / "metrics.csv").exists()):
                 shutil.rmtree(run.path)
             raise
-        write_text(run.path / "DONE", datetime.now(UTC).isoformat(timespec="seconds") + "\n")
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        seconds = time.perf_counter() - started
+        write_text(run.path / "DONE", json.dumps({"finished": finished, "seconds": round(seconds, 1)}) + "\n")
 
 
 def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
-    """The finished run at a path, or the newest whose folder name is or begins with `reference`.
+    """The finished run at a path, or the newest of a name: `gan_mild`, `gan_mild-<key>`, or how these begin.
 
     Raises:
         ValueError: there is none, or it is not finished.
@@ -125,10 +138,11 @@ def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
     path = Path(reference)
     if not (path / "config.yaml").exists():
         candidates = [p.parent for p in Path(runs_dir).glob("*/*/config.yaml")]
-        matches = [p for p in candidates if p.name == str(reference) or f"{p.parent.name}/{p.name}" == str(reference)]
-        matches = matches or [p for p in candidates if p.name.startswith(str(reference))]
+        wanted = str(reference)
+        matches = [p for p in candidates if wanted in (p.name, f"{p.parent.name}/{p.name}", p.name.rsplit("-", 1)[0])]
+        matches = matches or [p for p in candidates if p.name.startswith(wanted)]
         if not matches:
-            raise ValueError(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
+            raise NoSuchRun(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
         path = max(matches, key=lambda match: (match / "config.yaml").stat().st_mtime)
         if len(matches) > 1:
             print(f"{reference} names {len(matches)} runs: taking the newest, {path}", file=sys.stderr)
@@ -136,6 +150,11 @@ def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
     if not run.done:
         raise ValueError(f"the run {run.path} is not finished: repeat the command that made it, it goes on")
     return run
+
+
+def find_table(reference: str, runs_dir: str | Path) -> Path:
+    """The folder of an image table: a path, or that of the run that `find_run` finds."""
+    return Path(reference) if Path(reference).is_dir() else find_run(reference, runs_dir).path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,13 @@
-"""Weights & Biases: one W&B run for each of our runs, grouped by study, offline unless a key is set."""
+"""Weights & Biases: one W&B run for each of our runs, grouped by study, offline unless a key is set.
+
+Photographs of people stay here: what is sent are figures, and pictures that were drawn or generated.
+"""
 
 import os
 
+import pandas as pd
+import wandb
+from PIL import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from acne_lab.runs import Run
@@ -10,8 +16,7 @@ from acne_lab.runs import Run
 def wandb_logger(
     run: Run,
     *,
-    job_type: str,
-    x: str,
+    x: str | None = None,
     project: str = "acne_lab",
     entity: str | None = None,
     group: str | None = None,
@@ -22,8 +27,7 @@ def wandb_logger(
 
     Args:
         run: its config is logged; files go to its `wandb` folder.
-        job_type: "gan" or "grader".
-        x: the metric on the horizontal axis of every chart.
+        x: the metric on the horizontal axis of every chart; None: there are no curves.
         project: W&B project.
         entity: W&B team or user; None is the key's own.
         group: the study.
@@ -36,7 +40,7 @@ def wandb_logger(
         entity=entity,
         group=group,
         tags=tags,
-        job_type=job_type,
+        job_type=run.job,
         name=run.path.name,
         id=run.key,
         resume="allow",
@@ -44,17 +48,26 @@ def wandb_logger(
         offline=mode == "offline",
         config=run.config,
     )
-    logger.experiment.define_metric("*", step_metric=x)
+    if x is not None:
+        logger.experiment.define_metric("*", step_metric=x)
     return logger
 
 
-def log_grading(logger: Logger | None, report: dict, classes: list[str]) -> None:
-    """Log a test's figures and its confusion matrix (rows are the truth)."""
+def log_grading(logger: Logger | None, report: dict, predictions: pd.DataFrame, classes: list[str]) -> None:
+    """Log a test's figures and its confusion matrix; `predictions` has the columns severity and predicted."""
     if not isinstance(logger, WandbLogger):
         return
-    logger.log_metrics({f"test/{k}": report[k] for k in ("accuracy", "balanced_accuracy", "macro_f1", "num_test")})
-    rows = [[name, *counts] for name, counts in zip(classes, report["confusion"], strict=True)]
-    logger.log_table("test/confusion", columns=["truth", *classes], data=rows)
+    log_figures(logger, {f"test/{k}": report[k] for k in ("accuracy", "balanced_accuracy", "macro_f1", "num_test")})
+    truth, predicted = (pd.Index(classes).get_indexer(predictions[name]) for name in ("severity", "predicted"))
+    chart = wandb.plot.confusion_matrix(y_true=truth.tolist(), preds=predicted.tolist(), class_names=classes)
+    logger.experiment.log({"test/confusion": chart})
+
+
+def log_figures(logger: Logger | None, figures: dict[str, float], **pictures: Image.Image) -> None:
+    """Log numbers, which W&B also shows in its table of runs, and pictures under their names."""
+    if not isinstance(logger, WandbLogger):
+        return
+    logger.experiment.log(figures | {name: wandb.Image(picture) for name, picture in pictures.items()})
 
 
 def finish(logger: Logger | None) -> None:

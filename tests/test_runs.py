@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acne_lab.build import table_overrides
 from acne_lab.runs import find_run, open_run, run_key
 
 CONFIG = {"name": "x", "seed": 0, "model": {"width": 3}}
@@ -24,6 +25,7 @@ def test_round_trip(tmp_path):
     assert run.path.name == f"x-{run.key}"
     assert run.config == config(tmp_path)
     assert run.metrics == {"accuracy": 0.5}
+    assert 0 <= run.seconds < 60
     with open_run(config(tmp_path), job="train", inputs=["abc"]) as again:
         assert again.done
         assert again.path == run.path
@@ -95,8 +97,26 @@ def test_find_run(tmp_path):
     assert find_run(run.path, tmp_path) == run
     assert find_run(run.path.name, tmp_path) == run
     assert find_run("x-", tmp_path) == run  # the newest
+    with open_run(config(tmp_path, name="x_longer", seed=2), job="train"):
+        pass
+    assert find_run("x", tmp_path) == run  # whole names go before beginnings
     with pytest.raises(ValueError, match="no run nothing"):
         find_run("nothing", tmp_path)
     (run.path / "DONE").unlink()
     with pytest.raises(ValueError, match="not finished"):
         find_run(run.path, tmp_path)
+
+
+def test_data_names_a_source_a_folder_or_a_run(tmp_path):
+    with open_run(config(tmp_path, name="balanced"), job="generate") as run:
+        pass
+    assert table_overrides(["data=toy", "seed=1"]) == ["data=toy", "seed=1"]
+    asked = ["seed=1", "data=balanced", f"runs_dir={tmp_path}"]
+    assert table_overrides(asked) == ["seed=1", "data=table", f"data.root='{run.path}'", f"runs_dir={tmp_path}"]
+    assert table_overrides([f"data={tmp_path}"]) == ["data=table", f"data.root='{tmp_path}'"]
+    assert table_overrides(["data=mine"]) == [
+        "data=mine"
+    ]  # in the user's own --config-dir, or Hydra lists what there is
+    (run.path / "DONE").unlink()
+    with pytest.raises(ValueError, match="not finished"):
+        table_overrides(asked)

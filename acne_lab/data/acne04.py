@@ -62,6 +62,7 @@ class Acne04:
 
     def __init__(self, *, root: str, fold: int = 0, classes: list[str]) -> None:
         self.root = Path(root).expanduser()
+        self.images_root = self.root / IMAGES
         self.fold = fold
         self.classes = tuple(classes)
         if fold not in range(NUM_FOLDS):
@@ -102,7 +103,7 @@ class Acne04:
         boxes = boxes[boxes["file_name"].isin(rows["file_name"])]
         return Collected(
             rows=rows.drop(columns="grade"),
-            images_root=self.root / IMAGES,
+            images_root=self.images_root,
             boxes=boxes,
             problems=problems,
             report=self._report(rows, boxes),

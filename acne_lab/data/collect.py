@@ -62,6 +62,7 @@ class Source(Protocol):
     """Where images come from."""
 
     classes: tuple[str, ...]
+    images_root: Path | None  # the user's own folder, which the table links to; None: the source renders
 
     def fingerprint(self) -> str:
         """Hash of all that `collect` would read: equal fingerprints give equal tables."""

@@ -49,7 +49,7 @@ class Folder:
         bands: Mapping[str, int | None] | None = None,
         subject_pattern: str | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = self.images_root = Path(root).expanduser()
         if not self.root.is_dir():
             raise ValueError(f"data.root={root}: there is no such folder")
         self.asked_classes = None if classes is None else tuple(classes)
@@ -106,7 +106,7 @@ class Folder:
             notes.append(f"classes are in alphabetical order, {', '.join(self.classes)}; data.classes sets another")
         notes += _unread(files)
         rows["source"] = rows["source"].replace("", "real") if "source" in rows else "real"
-        return Collected(rows=rows, images_root=self.root, problems=problems, report={"notes": notes})
+        return Collected(rows=rows, images_root=self.images_root, problems=problems, report={"notes": notes})
 
     def _files(self) -> list[str]:
         """All files below root, relative to it, sorted; hidden files and folders left out."""

@@ -138,20 +138,20 @@ class ImageTable:
 
     @property
     def key(self) -> str:
-        """16 hex digits of what training can see: pixels, labels, subjects, splits, sources, boxes and
-        class order.
+        """16 hex digits of what training can see: pixels, labels, subjects, splits, sources, boxes and the
+        order of classes and rows (a seed draws the same rows of two tables only if both have one order).
 
-        It depends neither on where the table lies, nor on its file names, nor on the order of its rows.
+        It depends neither on where the table lies nor on its file names.
         """
         rows = self.rows[["sha256", "severity", "lesions", "subject", "split", "source"]].astype(str)
         boxes: dict[str, list[tuple[float, ...]]] = {}
         if self.boxes is not None:
             for name, *corners in self.boxes[list(BOX_COLUMNS)].itertuples(index=False):
                 boxes.setdefault(name, []).append(tuple(corners))
-        lines = sorted(
-            json.dumps([*row, sorted(boxes.get(name, []))])
+        lines = [
+            [*row, sorted(boxes.get(name, []))]
             for name, row in zip(self.rows["file_name"], rows.itertuples(index=False))
-        )
+        ]
         return hashlib.sha256(json.dumps([self.classes, lines]).encode()).hexdigest()[:16]
 
     def select(self, *, split: str | None = None, severity: str | None = None) -> "ImageTable":

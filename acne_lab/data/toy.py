@@ -113,6 +113,7 @@ class ToyFaces:
     """
 
     classes = CLASSES
+    images_root = None
 
     def __init__(
         self,

@@ -80,7 +80,6 @@ class StyleGAN2(pl.LightningModule):
         self.ada_target, self.ada_kimg, self.ada_interval = ada_target, ada_kimg, ada_interval
         self.images_seen = 0
         self.num_nonfinite = 0  # parameter gradients that held a NaN or an infinity so far
-        self._rng: dict | None = None  # of the checkpoint that training resumes from
         self.register_buffer("path_length_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))  # of D's real logits since ADA's last update
         self.register_buffer("sign_count", torch.zeros([]))
@@ -217,31 +216,9 @@ class StyleGAN2(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.to(memory_format=torch.channels_last)  # the convolutions' fast layout
 
-    def on_train_start(self) -> None:
-        if self._rng is not None:
-            torch.set_rng_state(self._rng["torch"])
-            if self._rng["cuda"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(self._rng["cuda"])
-            random.setstate(_to_tuple(self._rng["python"]))
-            self._rng = None
-
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["gan"] = {
-            "images_seen": self.images_seen,
-            "num_nonfinite": self.num_nonfinite,
-            "rng": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "python": random.getstate(),
-            },
-        }
+        checkpoint["gan"] = {"images_seen": self.images_seen, "num_nonfinite": self.num_nonfinite}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["gan"]
         self.images_seen, self.num_nonfinite = state["images_seen"], state["num_nonfinite"]
-        self._rng = state["rng"]
-
-
-def _to_tuple(state: tuple | list) -> tuple:
-    """random.setstate wants tuples all the way down."""
-    return tuple(_to_tuple(item) if isinstance(item, tuple | list) else item for item in state)

@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from acne_lab.build import build
+from acne_lab.build import build, run_logger
 from acne_lab.callbacks import to_uint8
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.report.plots import contact_sheet
 from acne_lab.runs import Run, find_run, open_run
+from acne_lab.tracking import finish, log_figures
 
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 
@@ -42,7 +44,12 @@ def generate(config: dict) -> Run:
         report = {"notes": [f"generated with psi={config['psi']}, seed={config['seed']}"]}
         written = ImageTable(root=folder, rows=table, classes=classes, report=report, boxes=None)
         written.write()
-        run.write_metrics({"num_images": len(table), "counts": written.counts().T.to_dict(), "table": written.key})
+        counts = written.counts()
+        run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": written.key})
+        logger = run_logger(config, run)
+        figures = {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()}
+        log_figures(logger, figures, samples=first_of_each(written))
+        finish(logger)
     return run
 
 
@@ -122,6 +129,13 @@ def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, fo
             )
         bar.update(len(batch))
     return rows
+
+
+def first_of_each(table: ImageTable, *, columns: int = 8) -> Image.Image:
+    """A sheet with the first images of each severity, a row each."""
+    rows = [group["file_name"].head(columns) for _, group in table.rows.groupby("severity", sort=False)]
+    pictures = [[Image.open(table.root / name) for name in row] for row in rows]
+    return contact_sheet(pictures, side=pictures[0][0].width)
 
 
 def split_column(table: pd.DataFrame, *, val_share: float) -> pd.Series:

@@ -1,11 +1,13 @@
 """`acne-lab prepare data=...`: read, check and split the images of a source; the run holds the image table."""
 
+import os
 from pathlib import Path
 
-from acne_lab.build import build
-from acne_lab.data.collect import build_table
+from acne_lab.build import build, run_logger
+from acne_lab.data.collect import Source, build_table
 from acne_lab.data.table import ImageTable
 from acne_lab.runs import Run, open_run
+from acne_lab.tracking import finish, log_figures
 
 
 def prepare(config: dict) -> Run:
@@ -17,6 +19,7 @@ def prepare(config: dict) -> Run:
     about_table = {name: data[name] for name in ("source", "split", "on_bad")}
     about_run = {"name": data["name"], "runs_dir": config["runs_dir"]}
     about_table["source"] = {name: value for name, value in data["source"].items() if name != "root"}
+    # The key is of the photographs' content, not of their place: a folder that was moved finds its table again.
     with open_run({**about_run, "table": about_table}, job="prepare", inputs=[source.fingerprint()]) as run:
         if not run.done:
             table = build_table(
@@ -28,7 +31,20 @@ def prepare(config: dict) -> Run:
             )
             counts = table.counts()
             run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": table.key})
+            logger = run_logger(config, run)
+            log_figures(logger, {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()})
+            finish(logger)
+        relink_images(run.path / "table", source)
     return run
+
+
+def relink_images(table: Path, source: Source) -> None:
+    """Let the table of a finished run link to where its photographs lie now."""
+    link = table / "images"
+    if source.images_root is not None and link.resolve() != source.images_root.resolve():
+        aside = link.with_name(f".images.{os.getpid()}")
+        aside.symlink_to(source.images_root.resolve(), target_is_directory=True)
+        aside.replace(link)
 
 
 def table_of(config: dict) -> ImageTable:

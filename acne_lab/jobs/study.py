@@ -16,12 +16,13 @@ from pathlib import Path
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from acne_lab.build import resolved, table_overrides
+from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.prepare import prepare
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import summary_lines, write_report
 from acne_lab.runs import Run, open_run, write_text
+from acne_lab.tracking import finish, log_figures
 
 REFERENCE = re.compile(r"@([\w-]+)")
 
@@ -37,6 +38,8 @@ def study(config: dict) -> Run:
         raise ValueError("choose a study: study=demo or study=hierarchy")
     plan = config["study"]
     name = plan["name"]
+    if config["logger"]:
+        config["logger"]["group"] = name
     started = time.perf_counter()
 
     table_path, records = data_stage(config, runs_dir)
@@ -51,15 +54,12 @@ def study(config: dict) -> Run:
         ]
         if node["job"] == "train":
             overrides += [f"data.{key}={config['data'][key]}" for key in ("fit", "num_workers")]
-            overrides += [f"logger={config['logger']}"] + (
-                [f"logger.group={name}"] if config["logger"] != "none" else []
-            )
+        overrides += logger_overrides(config["logger"])
         print(f"[{number}/{len(stages)}] {stage}", file=sys.stderr)
-        clock = time.perf_counter()
         was_done = {p.parent for p in (runs_dir / node["job"]).glob("*/DONE")}
         run = jobs[node["job"]](resolved(compose(node["job"], overrides=table_overrides(overrides))))
         done[stage] = run.path
-        records[stage] = record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)
+        records[stage] = record(run, runs_dir, overrides, reused=run.path in was_done)
 
     inputs = [Run(path).key for stage, path in done.items() if stage in stages]
     about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
@@ -77,6 +77,9 @@ def study(config: dict) -> Run:
             }
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
             write_report(run.path, runs_dir)
+            logger = run_logger(config, run)
+            log_figures(logger, {f"{arm}/{name}": test[name] for arm, test in arms.items() for name in figures})
+            finish(logger)
     for line in summary_lines(read_study(run.path, runs_dir)):
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
@@ -87,24 +90,30 @@ def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
     """Prepare the study's data, or take the table that it names; the folder and the stage's record."""
     if "source" not in config["data"]:
         return Path(config["data"]["root"]), {}
-    clock = time.perf_counter()
     was_done = {p.parent for p in (runs_dir / "prepare").glob("*/DONE")}
     run = prepare(config)
     overrides = [text for text in HydraConfig.get().overrides.task if text.startswith("data")]
     overrides = overrides or [f"data={config['data']['name']}"]
-    return run.path, {
-        "table": record(run, runs_dir, overrides, time.perf_counter() - clock, reused=run.path in was_done)
-    }
+    overrides += [f"runs_dir={runs_dir}"]
+    return run.path, {"table": record(run, runs_dir, overrides, reused=run.path in was_done)}
 
 
-def record(run: Run, runs_dir: Path, overrides: list[str], seconds: float, *, reused: bool) -> dict:
+def logger_overrides(logger: dict | None) -> list[str]:
+    """What gives a stage the logger of the study."""
+    if logger is None:
+        return ["logger=none"]
+    given = {name: value for name, value in logger.items() if not name.startswith("_") and value is not None}
+    return ["logger=wandb", *(f"logger.{name}={json.dumps(value)}" for name, value in given.items())]
+
+
+def record(run: Run, runs_dir: Path, overrides: list[str], *, reused: bool) -> dict:
     """What study.json says of a stage."""
     command = shlex.join(["acne-lab", run.job, *overrides])
     return {
         "job": run.job,
         "run": str(run.path.relative_to(runs_dir)),
         "command": command,
-        "seconds": round(seconds, 1),
+        "seconds": run.seconds,
         "reused": reused,
     }
 
@@ -112,14 +121,19 @@ def record(run: Run, runs_dir: Path, overrides: list[str], seconds: float, *, re
 def expand(stages: dict, classes: tuple[str, ...]) -> dict:
     """Replace each stage whose name holds {severity} by one for each class.
 
-    In any override, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`: one run for each class.
+    In any override, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`: one run for each class. Stages are
+    named after classes with an underscore for every character that a folder's name should not hold.
     """
+    suffixes = {severity: re.sub(r"\W", "_", severity) for severity in classes}
+    if len(set(suffixes.values())) < len(classes):
+        raise ValueError(f"the classes {', '.join(classes)} differ in punctuation only: rename one of them")
     result = {}
     for name, node in stages.items():
         for severity in classes if "{severity}" in name else [None]:
-            overrides = [_all_severities(text, classes) for text in node["overrides"]]
+            overrides = [_all_severities(text, suffixes) for text in node["overrides"]]
             overrides = [text.replace("{severity}", f"'{severity}'") for text in overrides]
-            result[name.replace("{severity}", str(severity))] = {"job": node["job"], "overrides": overrides}
+            stage = name.replace("{severity}", suffixes.get(severity, ""))
+            result[stage] = {"job": node["job"], "overrides": overrides}
     return result
 
 
@@ -141,9 +155,9 @@ def in_order(stages: dict) -> dict:
     return {name: stages[name] for name in order if name in stages}
 
 
-def _all_severities(text: str, classes: tuple[str, ...]) -> str:
+def _all_severities(text: str, suffixes: dict[str, str]) -> str:
     def one_for_each(match: re.Match) -> str:
-        return "{" + ",".join(f"{name}:@{match[1]}_{name}" for name in classes) + "}"
+        return "{" + ",".join(f"{severity}:@{match[1]}_{suffix}" for severity, suffix in suffixes.items()) + "}"
 
     return re.sub(r"\{severity:(\w+)\}", one_for_each, text)
 

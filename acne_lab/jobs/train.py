@@ -15,8 +15,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from acne_lab.build import build
-from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, SampleGrid
+from acne_lab.build import build, run_logger
+from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, RandomState, SampleGrid
 from acne_lab.data.module import GanData, GraderData
 from acne_lab.data.pack import pack
 from acne_lab.data.table import ImageTable
@@ -24,7 +24,7 @@ from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks, sh
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.prepare import table_of
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_run, open_run, write_text
+from acne_lab.runs import Run, find_run, find_table, open_run, write_text
 from acne_lab.tracking import finish, log_grading
 
 
@@ -48,6 +48,8 @@ def train_gan(config: dict) -> Run:
     rows = table.select(split="train", severity=severity)
     if len(rows) == 0:
         raise ValueError(f"{table.root} has no training images" + (f" of severity {severity}" if severity else ""))
+    if config["model"]["G"]["c_dim"] and (rows.labels < 0).any():
+        raise ValueError(f"{table.root} has images without a severity: a conditional GAN needs them all labelled")
     weights = weights_file(config["init_from"], config["runs_dir"])
     inputs = [table.key] + ([file_key(weights)] if weights else [])
 
@@ -68,12 +70,14 @@ def train_gan(config: dict) -> Run:
             start_from(model, weights, run)
         show = ("ada/p", "loss/G", "loss/D")
         callbacks = [
+            RandomState(),
             MetricsTable(run.path / "metrics.csv", x="images_seen"),
-            SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]),
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
         ]
-        fit(model, data, config, run, callbacks, job_type="gan", x="images_seen")
+        if config["callbacks"]["sample_grid"]:
+            callbacks.append(SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]))
+        fit(model, data, config, run, callbacks, x="images_seen")
         save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
         run.write_metrics(
             {
@@ -122,7 +126,7 @@ def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
 def train_grader(config: dict) -> Run:
     """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
     table = table_of(config)
-    test_table = ImageTable.read(config["test"]) if config["test"] else table
+    test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
         table.select(split="train"),
         table.select(split="val"),
@@ -155,13 +159,14 @@ def train_grader(config: dict) -> Run:
         table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
         bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
         logger, trainer = fit(
-            model, data, config, run, [table_callback, bar, best, last], job_type="grader", x="epoch", close=False
+            model, data, config, run, [RandomState(), table_callback, bar, best, last], x="epoch", close=False
         )
         try:
             weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
             model.load_state_dict(weights)
-            report = test(model, trainer, data, run)
-            log_grading(logger, report["test"], report["classes"])
+            report, predictions = test(model, trainer, data)
+            predictions.to_csv(run.path / "predictions.csv", index=False)
+            log_grading(logger, report["test"], predictions, report["classes"])
         finally:
             finish(logger)
         sources = train_rows.rows["source"].value_counts().to_dict()
@@ -169,8 +174,8 @@ def train_grader(config: dict) -> Run:
     return run
 
 
-def test(model: Grader, trainer: pl.Trainer, data: GraderData, run: Run) -> dict:
-    """Grade validation and test images with the best epoch's weights; keep every prediction."""
+def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd.DataFrame]:
+    """Grade validation and test images with the best epoch's weights: the figures, and every test prediction."""
 
     def probabilities(loader: object) -> Tensor:
         return torch.cat(trainer.predict(model, loader))
@@ -182,12 +187,12 @@ def test(model: Grader, trainer: pl.Trainer, data: GraderData, run: Run) -> dict
         predicted=[classes[i] for i in tested.argmax(dim=1)],
         **{f"p_{name}": tested[:, i].numpy() for i, name in enumerate(classes)},
     )
-    predictions.to_csv(run.path / "predictions.csv", index=False)
-    return {
+    report = {
         "test": grading_report(tested, torch.as_tensor(data.test[0].labels), classes),
         "val": grading_report(val, torch.as_tensor(data.val[0].labels), classes),
         "classes": classes,
     }
+    return report, predictions
 
 
 # ---- both --------------------------------------------------------------------------------------
@@ -197,7 +202,9 @@ def start_job(config: dict) -> None:
     """Threads, random numbers, and a Lightning that speaks up only when something is wrong."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings(
-        "ignore", module="pytorch_lightning.*", message=".*(does not have many workers|eval mode|LeafSpec).*"
+        "ignore",
+        module="pytorch_lightning.*",
+        message=".*(not have many workers|eval mode|LeafSpec|is not empty|logging interval).*",
     )
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
@@ -230,12 +237,11 @@ def fit(
     run: Run,
     callbacks: list[pl.Callback],
     *,
-    job_type: str,
     x: str,
     close: bool = True,
 ) -> tuple[object, pl.Trainer]:
     """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
-    logger = build(config["logger"])(run, job_type=job_type, x=x) if config["logger"] else None
+    logger = run_logger(config, run, x=x)
     try:
         trainer = build(
             config["trainer"],
@@ -244,6 +250,8 @@ def fit(
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.path,
         )
+        if trainer.world_size > 1:
+            raise ValueError("training uses one device: trainer.devices=1")
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
     except BaseException:
         finish(logger)

@@ -82,16 +82,23 @@ def test_select_keeps_order_and_its_own_boxes(tmp_path):
 
 def test_key_depends_on_content_alone(tmp_path):
     table = make(tmp_path / "here")
-    shuffled = ImageTable(
+    elsewhere = ImageTable(
         root=tmp_path / "there",
-        rows=table.rows.iloc[[2, 0, 3, 1]],
+        rows=table.rows,
         classes=CLASSES,
         report={"other": 1},
         boxes=table.boxes.iloc[::-1],
     )
     assert len(table.key) == 16
     assert int(table.key, 16) >= 0
-    assert shuffled.key == table.key
+    assert elsewhere.key == table.key
+
+
+def test_key_changes_with_the_order_of_rows(tmp_path):
+    """Batches are drawn by row number: in another order the same seed trains on other images."""
+    table = make(tmp_path)
+    shuffled = ImageTable(root=tmp_path, rows=table.rows.iloc[[2, 0, 3, 1]], classes=CLASSES, boxes=table.boxes)
+    assert shuffled.key != table.key
 
 
 @pytest.mark.parametrize("column", ["severity", "lesions", "subject", "split", "source", "sha256"])

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
@@ -77,6 +78,7 @@ def test_whole_memoised_and_shared_by_a_sweep(command):
 
     second = command(*TOY)
     assert second[-1] == first[-1]
+    assert study_of(second, command.folder) == (path, story)  # what each stage took stays on record
     runs = sorted(p.parent.name for p in (command.folder / "runs").glob("*/*/DONE"))
 
     command("-m", "seed=0,1", *TOY)
@@ -155,6 +157,25 @@ def test_stage_names_and_references():
     assert expanded["g_severe"]["overrides"] == ["x='severe'"]
     assert expanded["all"]["overrides"] == ["run={mild:@g_mild,severe:@g_severe}"]
     assert fill("run=@a", {"a": "/runs/a-1"}) == "run='/runs/a-1'"
+
+
+def test_classes_with_spaces_and_digits_make_stages_that_hydra_can_read():
+    stages = {
+        "g_{severity}": {"job": "train", "overrides": ["stage.severity={severity}"]},
+        "all": {"job": "generate", "overrides": ["run={severity:g}"]},
+    }
+    expanded = in_order(expand(stages, ("0", "very severe", "level-2")))
+    assert set(expanded) == {"g_0", "g_very_severe", "g_level_2", "all"}
+    parser = OverridesParser.create()
+    assert parser.parse_override(expanded["g_0"]["overrides"][0]).value() == "0"
+    assert parser.parse_override(expanded["g_very_severe"]["overrides"][0]).value() == "very severe"
+    run = fill(expanded["all"]["overrides"][0], {stage: f"/runs/{stage}" for stage in expanded})
+    value = parser.parse_override(run).value()
+    assert {str(k): v for k, v in value.items()} == {
+        "0": "/runs/g_0", "very severe": "/runs/g_very_severe", "level-2": "/runs/g_level_2",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="differ in punctuation only"):
+        expand(stages, ("very severe", "very-severe"))
 
 
 def test_stages_run_behind_what_they_refer_to():

@@ -11,7 +11,9 @@ import pytest
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
+from acne_lab.data.table import ImageTable
 from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks
+from acne_lab.jobs.generate import generate
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.train import train
 
@@ -72,9 +74,9 @@ def test_same_seed_same_networks(base, toy_runs, tmp_path):
         assert torch.equal(tensor, tensors(other)[name]), name
 
 
-def test_killed_and_repeated_it_ends_where_it_would_have(base, tmp_path):
-    """kill -9 after the first tick, repeat the command: the networks are those of an uninterrupted run, to the bit."""
-    command = [sys.executable, "-m", "acne_lab.jobs", "train", *BASE, f"runs_dir={tmp_path}", "seed=0"]
+def killed_and_repeated(tmp_path, *overrides):
+    """kill -9 after the first checkpoint, then the same command again; the run."""
+    command = [sys.executable, "-m", "acne_lab.jobs", "train", *overrides, f"runs_dir={tmp_path}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("train/*/checkpoints/last.ckpt")):
@@ -83,9 +85,13 @@ def test_killed_and_repeated_it_ends_where_it_would_have(base, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    killed_in_time = not list(tmp_path.glob("train/*/DONE"))
-    run = train(composed("train", *BASE, f"runs_dir={tmp_path}", "seed=0"))
-    assert killed_in_time
+    assert not list(tmp_path.glob("train/*/DONE")), "it was killed too late to test anything"
+    return train(composed("train", *overrides, f"runs_dir={tmp_path}"))
+
+
+def test_a_killed_gan_ends_where_it_would_have(base, tmp_path):
+    """The networks are those of an uninterrupted run, to the bit."""
+    run = killed_and_repeated(tmp_path, *BASE, "seed=0")
     assert pd.read_csv(run.path / "metrics.csv")["images_seen"].tolist() == [8, 16]
     for name, tensor in tensors(base).items():
         assert torch.equal(tensor, tensors(run)[name]), name
@@ -154,9 +160,17 @@ def test_a_grader_run_is_complete(toy_runs):
     assert again.path == run.path
 
 
-def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
-    from acne_lab.data.table import ImageTable
+def test_a_killed_grader_ends_where_it_would_have(toy_runs, tmp_path):
+    """With dropout, so that it matters which random numbers the second epoch draws."""
+    overrides = (*GRADER, "model.drop_rate=0.5", "num_threads=1", "trainer.max_epochs=4")
+    whole = train(composed("train", *overrides, f"runs_dir={toy_runs}"))
+    run = killed_and_repeated(tmp_path, *overrides)
+    assert run.path.name == whole.path.name
+    for name in ("predictions.csv", "metrics.csv"):
+        assert (run.path / name).read_text() == (whole.path / name).read_text(), name
 
+
+def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
     table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
     rows = table.rows.assign(split=table.rows["split"].replace({"train": "test", "test": "train"}))
     other = ImageTable(root=tmp_path, rows=rows, classes=table.classes, report={}, boxes=None)
@@ -165,7 +179,50 @@ def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
         train(composed("train", *GRADER, f"runs_dir={toy_runs}", f"test={tmp_path}"))
 
 
-def test_wandb_offline(toy_runs):
-    run = train(composed("train", *BASE, "logger=wandb", "logger.mode=offline", "seed=7", f"runs_dir={toy_runs}"))
-    assert list((run.path / "wandb").glob("offline-run-*"))
+@pytest.mark.parametrize("job", ["gan", "grader", "generate"])
+def test_wandb_offline(toy_runs, base, job):
+    words = ("logger=wandb", "logger.mode=offline", "seed=7", f"runs_dir={toy_runs}")
+    if job == "generate":
+        run = generate(composed("generate", f"run={base.path}", "num_images=4", *words))
+    else:
+        run = train(composed("train", *{"gan": BASE, "grader": GRADER}[job], *words))
     assert run.done
+    [folder] = (run.path / "wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb"))
+    media = {path.name.split("_")[0] for path in (folder / "files" / "media").rglob("*") if path.is_file()}
+    assert media == {"gan": {"reals", "samples"}, "grader": {"confusion"}, "generate": {"samples"}}[job]
+
+
+def test_photographs_are_not_sent_to_a_logger(toy_runs, tmp_path):
+    """The grid of training images stays in the run folder where these are photographs of people."""
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    real = ImageTable(
+        root=tmp_path / "real", rows=table.rows.assign(source="real"), classes=table.classes, report={}, boxes=None
+    )
+    real.write()
+    (real.root / "images").symlink_to(table.root / "images")
+    data = (f"data={real.root}", "data.resolution=32")
+    words = ("experiment=gan_base", *TINY_GAN, *data, "logger=wandb", "logger.mode=offline")
+    run = train(composed("train", *words, f"runs_dir={tmp_path}"))
+    assert (run.path / "samples" / "reals.png").exists()
+    media = {path.name.split("_")[0] for path in (run.path / "wandb").rglob("*.png")}
+    assert media == {"samples"}
+
+
+def test_several_devices_are_refused(toy_runs):
+    with pytest.raises(ValueError, match="one device"):
+        gan(toy_runs, "trainer.devices=2", "trainer.accelerator=cpu", "seed=5")
+
+
+def test_without_sample_grids(toy_runs):
+    run = gan(toy_runs, "callbacks.sample_grid=null", "seed=6")
+    assert not (run.path / "samples").exists()
+
+
+def test_a_conditional_gan_needs_labels(toy_runs, tmp_path):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.assign(severity="")
+    ImageTable(root=tmp_path / "bare", rows=rows, classes=table.classes, report={}, boxes=None).write()
+    words = ("experiment=gan_base", *TINY_GAN, f"data={tmp_path / 'bare'}", "model.G.c_dim=4")
+    with pytest.raises(ValueError, match="images without a severity"):
+        train(composed("train", *words, f"runs_dir={tmp_path}"))
