@@ -95,23 +95,26 @@ def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
 def load_generator(gan: Run) -> Generator:
     G = build(gan.config["model"]["G"])
     G.load_state_dict(load_networks(gan.path / NETWORKS_FILE)["G_ema"])
-    return G.eval().requires_grad_(False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return G.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, folder: Path, bar: tqdm) -> list[dict]:
     """Write one image a seed; return their rows. An image depends on (seed, its number), not on its batch."""
     images_dir = folder / "images" / (severity or "unknown")
     images_dir.mkdir(parents=True, exist_ok=True)
+    device = next(G.parameters()).device
     rows = []
     for start in range(0, len(seeds), config["batch_size"]):
         batch = seeds[start : start + config["batch_size"]]
         rngs = [torch.Generator().manual_seed((config["seed"] << 32) + number) for number in batch]
         z = torch.stack([torch.randn(G.z_dim, generator=rng) for rng in rngs])
+        z = z.to(device)
         c = None
         if G.c_dim:
-            c = torch.zeros(len(batch), G.c_dim)
+            c = torch.zeros(len(batch), G.c_dim, device=device)
             c[:, gan.metrics["classes"].index(severity)] = 1
-        images = to_uint8(G(z, c, truncation_psi=config["psi"], rngs=rngs)).permute(0, 2, 3, 1).numpy()
+        images = to_uint8(G(z, c, truncation_psi=config["psi"], rngs=rngs)).permute(0, 2, 3, 1).cpu().numpy()
         for number, pixels in zip(batch, images, strict=True):
             path = images_dir / f"seed{number:06d}.{config['format']}"
             Image.fromarray(pixels).save(path, **FORMATS[config["format"]])

@@ -226,7 +226,7 @@ def test_balanced_epochs_show_every_class_equally_often():
 
 def test_an_epoch_depends_on_seed_and_number_alone():
     part = make_part([i % 4 for i in range(40)])
-    augment = ClassicalAugment(rotation=10, translate=0.1, scale=0.1, blur=0.5, brightness=0.2, contrast=0.2)
+    augment = ClassicalAugment(rotation=10, translate=0.1, scale=0.1, blur=0.5, brightness=0.2, contrast=0.2, noise=0.1)
     first, again, later, other = (
         epoch_of(part, augment=augment, balanced=True, epoch=epoch, seed=seed)[0]
         for epoch, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
@@ -264,10 +264,19 @@ def test_zero_augmentation_is_the_identity():
 
 def test_augmentation_stays_in_range_and_treats_images_apart():
     images = torch.rand(1, 3, 16, 16).expand(8, -1, -1, -1)
-    augment = ClassicalAugment(rotation=20, translate=0.1, scale=0.2, blur=1, brightness=0.5, contrast=0.5)
+    augment = ClassicalAugment(rotation=20, translate=0.1, scale=0.2, blur=1, brightness=0.5, contrast=0.5, noise=0.1)
     changed = augment(images, torch.Generator().manual_seed(0))
     assert 0 <= changed.min() <= changed.max() <= 1
     assert len({image.sum().item() for image in changed}) == 8
+
+
+def test_grain_has_up_to_the_wanted_deviation():
+    images = torch.full((400, 3, 16, 16), 0.5)
+    changed = ClassicalAugment(mirror=0, noise=0.1)(images, torch.Generator().manual_seed(0))
+    deviation = (changed - images).std(dim=(1, 2, 3))
+    assert deviation.max() < 0.1 * 1.1
+    assert abs(deviation.mean() - 0.05) < 0.005  # uniform between none and all of it
+    assert abs((changed - images).mean()) < 1e-3
 
 
 def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
