@@ -33,7 +33,13 @@ def fast_half(resolutions: int) -> int:
     return resolutions if torch.cuda.is_available() or has_amx else 0
 
 
+def if_at_least(value: float, threshold: float, then: float, otherwise: float) -> float:
+    """`then` where value >= threshold, else `otherwise`: `${if_at_least:${data.resolution},512,32768,16384}`."""
+    return then if value >= threshold else otherwise
+
+
 OmegaConf.register_new_resolver("divide", divide, replace=True)
+OmegaConf.register_new_resolver("if_at_least", if_at_least, replace=True)
 OmegaConf.register_new_resolver("fast_half", fast_half, replace=True)
 
 

@@ -1,4 +1,7 @@
-"""What happens around training: metrics.csv, sample grids, progress, checkpoints that are whole or absent."""
+"""What happens around training: metrics.csv, sample grids, progress, checkpoints that are whole or absent.
+
+Of several processes the first writes.
+"""
 
 import os
 import random
@@ -12,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,13 +32,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             Path(aside).unlink(missing_ok=True)
 
 
+class Replicas(DDPStrategy):
+    """Several processes that each hold the whole model, which averages its gradients itself.
+
+    Lightning's DDP wraps the model and averages whatever a backward pass has reached. A GAN's iteration has four
+    passes through two networks, some twice differentiated, of which that bookkeeping knows nothing.
+    """
+
+    def configure_ddp(self) -> None:
+        """No wrapper: all processes build the same model from the same seed."""
+
+
 class RandomState(pl.Callback):
     """Keeps the random number generators in the checkpoint, so that a resumed run draws what it would have drawn.
 
     Put it before callbacks that draw numbers, and the checkpoints behind all of them.
+
+    Args:
+        seed: where a fresh run starts, whatever has been drawn before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.restored: dict | None = None
 
     def state_dict(self) -> dict:
@@ -48,8 +67,9 @@ class RandomState(pl.Callback):
         self.restored = state
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Not earlier: building the loaders may draw numbers."""
+        """Not earlier: building the loaders draws numbers, and starting several processes seeds them again."""
         if self.restored is None:
+            pl.seed_everything(self.seed, verbose=False)
             return
         torch.set_rng_state(self.restored["torch"])
         if self.restored["cuda"] and torch.cuda.is_available():
@@ -82,9 +102,10 @@ class MetricsTable(pl.Callback):
             kimg = (module.images_seen - self.images_at_start) / 1000
             row["speed/s_per_kimg"] = (time.perf_counter() - self.started) / kimg
         self.rows.append(row)
-        aside = self.path.with_suffix(".tmp")
-        pd.DataFrame(self.rows).to_csv(aside, index=False)
-        aside.replace(self.path)
+        if trainer.is_global_zero:
+            aside = self.path.with_suffix(".tmp")
+            pd.DataFrame(self.rows).to_csv(aside, index=False)
+            aside.replace(self.path)
         if trainer.logger is not None:
             extra = {name: row[name] for name in (self.x, "speed/s_per_kimg") if name in row}
             trainer.logger.log_metrics(extra, step=trainer.global_step)
@@ -108,9 +129,11 @@ class SampleGrid(pl.Callback):
 
     def __init__(self, folder: Path, *, num_images: int = 32, columns: int = 8, psi: float = 1.0) -> None:
         self.folder, self.num_images, self.columns, self.psi = folder, num_images, columns, psi
-        folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         pixels = trainer.datamodule.pixels
         chosen = np.linspace(0, len(pixels) - 1, min(self.num_images, len(pixels))).astype(int)
         reals = torch.from_numpy(np.stack([pixels[i] for i in chosen])).permute(0, 3, 1, 2)
@@ -164,11 +187,12 @@ class Progress(pl.Callback):
             desc="train",
             dynamic_ncols=True,
             file=sys.stderr,
+            disable=not trainer.is_global_zero,
         )
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
         values = self.shown
-        if self.unit == "img" and (rate := self.bar.format_dict["rate"]):
+        if self.unit == "img" and (rate := self.bar.format_dict.get("rate")):
             values = {"s/kimg": 1000 / rate} | values
         self.bar.set_postfix(values, refresh=False)
         self.bar.update(self.per_batch)

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 # Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
 NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "batch_size", "init_from", "run", "test"}
 DATA_IN_KEY = ("resolution", "fit")  # the rest of `data` is in the table's key
+DEVICES = {"accelerator", "devices", "num_nodes", "strategy"}  # of the trainer: where it runs, not what
 PACKAGES = (
     "torch",
     "torchvision",
@@ -88,6 +89,8 @@ def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
     config = {name: node for name, node in config.items() if name not in NOT_IN_KEY}
     if "data" in config:
         config["data"] = {name: config["data"][name] for name in DATA_IN_KEY}
+    if "trainer" in config:
+        config["trainer"] = {name: value for name, value in config["trainer"].items() if name not in DEVICES}
     text = json.dumps([config, list(inputs)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -98,9 +101,13 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
 
     A second process that wants the same run waits here until the first is through and then finds it done:
     check `run.done` first thing. A run that was interrupted keeps its files, so that the block can resume it.
+    Of several processes that train together, the first keeps the lock and the files; the others only come in.
     """
     key = run_key(config, inputs)
     folder = Path(config["runs_dir"]).resolve() / job
+    if job == "train" and rank() > 0:
+        yield Run(_folder_of(folder, config["name"], key))
+        return
     (folder / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".locks" / f"{key}.lock")
     try:
@@ -109,8 +116,7 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         print(f"another process works on {job} {key}: waiting for it", file=sys.stderr)
         holding = lock.acquire()
     with holding:
-        found = sorted(folder.glob(f"*-{key}"))  # the name is not in the key: a renamed run is the same run
-        run = Run(found[0] if found else folder / f"{config['name']}-{key}")
+        run = Run(_folder_of(folder, config["name"], key))
         if run.done:
             yield run
             return
@@ -127,6 +133,17 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         seconds = time.perf_counter() - started
         write_text(run.path / "DONE", json.dumps({"finished": finished, "seconds": round(seconds, 1)}) + "\n")
+
+
+def rank() -> int:
+    """Number of this process among those that Lightning or torchrun has started to train together."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+
+
+def _folder_of(folder: Path, name: str, key: str) -> Path:
+    """The name is not in the key: a run that was made under another name is the same run."""
+    found = sorted(folder.glob(f"*-{key}"))
+    return found[0] if found else folder / f"{name}-{key}"
 
 
 def find_run(reference: str | Path, runs_dir: str | Path) -> Run:

@@ -107,7 +107,7 @@ class GanData(pl.LightningDataModule):
     Args:
         table: N images; the label of one without a severity is -1.
         pixels: uint8 [N, R, R, 3] in the table's row order.
-        batch_size: images a rank and step.
+        batch_size: images a step, of all ranks together.
         seed: of the order and the flips.
         mirror: flip half of the images left to right.
     """
@@ -128,11 +128,16 @@ class GanData(pl.LightningDataModule):
         self.seed = seed
         self.mirror = mirror
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]"""
+        return self.table.labels
+
     def train_dataloader(self) -> DataLoader:
         batches = EndlessBatches(
             pixels=self.pixels,
-            labels=self.table.labels,
-            batch_size=self.batch_size,
+            labels=self.labels,
+            batch_size=self.batch_size // self.trainer.world_size,
             seed=self.seed,
             mirror=self.mirror,
             start=lambda: int(self.trainer.lightning_module.images_seen),

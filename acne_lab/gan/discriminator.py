@@ -151,6 +151,12 @@ class Discriminator(nn.Module):
             conv_clamp=conv_clamp,
         )
 
+    def layers(self) -> list[nn.Module]:
+        """The layers above 4x4, from the image down: what Freeze-D counts."""
+        names = ("fromrgb", "conv0", "conv1", "skip")
+        blocks = [getattr(self, f"b{r}") for r in self.resolutions]
+        return [getattr(block, name) for block in blocks for name in names if hasattr(block, name)]
+
     def forward(self, img: Tensor, c: Tensor | None = None, force_fp32: bool = False) -> Tensor:
         """img [N, img_channels, R, R] in [-1, 1], one-hot c [N, c_dim] -> [N, 1]."""
         x = None

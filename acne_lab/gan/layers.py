@@ -1,6 +1,8 @@
 """Layers that generator and discriminator share: equalised learning rate, mapping network, minibatch std."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,21 @@ from acne_lab.ops.modulated_conv import conv2d_resample
 from acne_lab.ops.upfirdn2d import setup_filter
 
 RESAMPLE_TAPS = (1, 3, 3, 1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which images of the total batch are this process's: every `world_size`-th from `rank` on.
+
+    So each minibatch-std group lies whole in one process, and is the one that a single process would form.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def of(self, draw: Callable[..., Tensor], n: int, *shape: int, **kwargs: object) -> Tensor:
+        """This process's n rows of draw(total, *shape): all processes draw alike, each keeps its own."""
+        return draw(n * self.world_size, *shape, **kwargs)[self.rank :: self.world_size]
 
 
 def normalize_2nd_moment(x: Tensor) -> Tensor:

@@ -27,16 +27,16 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float) -> Tensor
     return grad.square().sum(dim=(1, 2, 3)).mean() * (gamma / 2)
 
 
-def path_lengths(images: Tensor, ws: Tensor) -> Tensor:
-    """|J_w^T y| per image for y ~ N(0, 1)/sqrt(HW): [N, C, H, W], [N, num_ws, w_dim] -> [N]."""
-    y = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
+    """|J_w^T y| per image for y = noise/sqrt(HW), noise ~ N(0, 1): [N, C, H, W], [N, num_ws, w_dim] -> [N].
+
+    The norm is taken over w and averaged, in squares, over the layers.
+    """
+    y = noise / math.sqrt(images.shape[2] * images.shape[3])
     (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-def path_length_penalty(
-    lengths: Tensor, mean: Tensor, weight: float = 2.0, decay: float = 0.01
-) -> tuple[Tensor, Tensor]:
-    """Return weight * mean (length - a)^2 and the running mean `a` moved towards the lengths by `decay`."""
-    mean = mean.lerp(lengths.detach().mean(), decay)
-    return weight * (lengths - mean).square().mean(), mean
+def path_length_penalty(lengths: Tensor, mean: Tensor, weight: float = 2.0) -> Tensor:
+    """weight * E[(length - a)^2] for the lengths' running mean `a`, these lengths included."""
+    return weight * (lengths - mean).square().mean()

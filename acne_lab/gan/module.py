@@ -1,7 +1,10 @@
 """StyleGAN2 training as a LightningModule: four phases by hand, one clock (`images_seen`).
 
-It does not know where images come from: a batch is (uint8 images [B, C, R, R], class indices [B]). It does not
-know Freeze-D, gradient accumulation or several devices yet; fakes take the labels of the batch's real images.
+It does not know where images come from: a batch is (uint8 images [B, C, R, R], class indices [B]).
+
+With several processes each holds whole networks and every W-th image of the total batch. All draw the random
+numbers of the total batch and take their own (`Share`), so their generators stay alike, one checkpoint serves any
+number of processes, and the result differs from that of one process by the rounding of sums alone.
 """
 
 import random
@@ -9,16 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.discriminator import Discriminator
 from acne_lab.gan.ema import ema_beta, update_ema
 from acne_lab.gan.generator import Generator
+from acne_lab.gan.layers import Share
 from acne_lab.gan.losses import (
     discriminator_loss,
     generator_loss,
@@ -26,6 +32,17 @@ from acne_lab.gan.losses import (
     path_lengths,
     r1_penalty,
 )
+
+PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths
+
+
+class Latents(NamedTuple):
+    """What generated images are made from: z and other [N, z_dim], the first layer of `other`, labels [N, c_dim]."""
+
+    z: Tensor
+    other: Tensor
+    cutoff: int
+    c: Tensor | None
 
 
 class StyleGAN2(pl.LightningModule):
@@ -36,16 +53,24 @@ class StyleGAN2(pl.LightningModule):
         D: discriminator of the same resolution and channels.
         augment: what D sees is augmented by this pipe.
         optimizer: partial of a torch Adam: lr and betas before the correction for lazy regularisation.
-        r1_gamma: weight of the R1 penalty; None is 0.0002 * resolution^2 / batch.
+        r1_gamma: weight of the R1 penalty; None is 0.0002 * resolution^2 / total batch.
         r1_interval: D is regularised every so many iterations.
         path_length_weight: weight of the path length penalty; 0 leaves it out.
         path_length_interval: G is regularised every so many iterations.
         style_mixing: probability that a second latent takes over at a random layer.
-        ema_kimg: half-life of the generator's average, in thousands of images.
+        microbatch: images of one forward and backward pass; a process's batch is worked off in parts of this size
+            and their gradients summed, which needs less memory. None is the whole batch.
+        balanced_labels: draw the labels of generated images evenly from the classes, not as often as in the data.
+        freeze_d: that many of D's layers, from the image down, keep their weights (Freeze-D, Mo et al. 2020).
+        freeze_mapping: the mapping network keeps its weights.
+        freeze_synthesis: the synthesis network keeps its weights: only the mapping learns.
+        ema_kimg: half-life of the generator's average, in thousands of images; None is total batch * 10 / 32.
         ema_rampup: the half-life is at most this share of the images seen; None does not limit it.
         ada_target: value of r_t = E[sign D(real)] that ADA steers to; None keeps p fixed.
         ada_kimg: thousands of images in which p can go from 0 to 1.
         ada_interval: p is updated every so many iterations.
+        max_nonfinite: training ends with an error at the end of a tick whose last iterations, so many in a row,
+            had a gradient that was not finite; None never ends it.
     """
 
     def __init__(
@@ -60,94 +85,118 @@ class StyleGAN2(pl.LightningModule):
         path_length_weight: float = 2.0,
         path_length_interval: int = 4,
         style_mixing: float = 0.9,
-        ema_kimg: float = 10.0,
+        microbatch: int | None = None,
+        balanced_labels: bool = False,
+        freeze_d: int = 0,
+        freeze_mapping: bool = False,
+        freeze_synthesis: bool = False,
+        ema_kimg: float | None = 10.0,
         ema_rampup: float | None = 0.05,
         ada_target: float | None = 0.6,
         ada_kimg: float = 500.0,
         ada_interval: int = 4,
+        max_nonfinite: int | None = 50,
     ) -> None:
         super().__init__()
         if (G.img_resolution, G.img_channels, G.c_dim) != (D.img_resolution, D.img_channels, D.c_dim):
             raise ValueError("G and D must agree in img_resolution, img_channels and c_dim")
+        if freeze_mapping and freeze_synthesis:
+            raise ValueError("freeze_mapping and freeze_synthesis together leave G nothing to learn")
         self.automatic_optimization = False
         self.G, self.D, self.augment = G, D, augment
         self.G_ema = deepcopy(G).eval().requires_grad_(False)
+        frozen = [*D.layers()[:freeze_d], *[G.mapping] * freeze_mapping, *[G.synthesis] * freeze_synthesis]
+        self.frozen = {parameter for module in frozen for parameter in module.parameters()}
         self.optimizer = optimizer
         self.r1_gamma, self.r1_interval = r1_gamma, r1_interval
         self.path_length_weight, self.path_length_interval = path_length_weight, path_length_interval
-        self.style_mixing = style_mixing
+        self.style_mixing, self.microbatch, self.balanced_labels = style_mixing, microbatch, balanced_labels
         self.ema_kimg, self.ema_rampup = ema_kimg, ema_rampup
         self.ada_target, self.ada_kimg, self.ada_interval = ada_target, ada_kimg, ada_interval
+        self.max_nonfinite = max_nonfinite
         self.images_seen = 0
-        self.num_nonfinite = 0  # parameter gradients that held a NaN or an infinity so far
+        self.share = Share()
         self.register_buffer("path_length_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))  # of D's real logits since ADA's last update
         self.register_buffer("sign_count", torch.zeros([]))
+        # Iterations with a gradient that held a NaN or an infinity: so far, and without a good one since.
+        self.register_buffer("num_nonfinite", torch.zeros([], dtype=torch.long))
+        self.register_buffer("nonfinite_streak", torch.zeros([], dtype=torch.long))
+        self.register_buffer("is_finite", torch.tensor(True), persistent=False)  # this iteration, so far
 
     # ---- one iteration -------------------------------------------------------------------------
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        real = images.float() / 127.5 - 1
-        c = self.one_hot(labels)
-        batch_size = len(real) * self.trainer.world_size
-        iteration = self.images_seen // batch_size
+        real, c = images.float() / 127.5 - 1, self.one_hot(labels)
+        total = len(real) * self.share.world_size
+        iteration = self.images_seen // total
         opt_g, opt_d = self.optimizers()
 
         with self.phase(self.G, opt_g):
-            loss = generator_loss(self.score(self.fake(len(real), c), c))
-            self.manual_backward(loss)
-        self.record("loss/G", loss)
+            for latents in self.draw_latents(len(real)):
+                loss = generator_loss(self.score(self.fake(latents), latents.c))
+                self.manual_backward(loss * (len(latents.z) / len(real)))
+                self.record("loss/G", loss)
 
         if self.path_length_weight and iteration % self.path_length_interval == 0:
             with self.phase(self.G, opt_g):
-                self.regularize_generator(max(1, len(real) // 2), c)
+                self.regularize_generator(max(1, len(real) // 2))
 
         with self.phase(self.D, opt_d):
-            with torch.no_grad():
-                fake = self.fake(len(real), c)
-            fake_logits, real_logits = self.score(fake, c), self.score(real, c)
-            loss = discriminator_loss(real_logits, fake_logits)
-            self.manual_backward(loss)
-        self.record("loss/D", loss)
-        self.record("score/fake", fake_logits.mean())
-        self.record("score/real", real_logits.mean())
-        self.sign_sum += real_logits.detach().sign().sum()
-        self.sign_count += len(real_logits)
+            for part, latents in zip(self.parts(len(real)), self.draw_latents(len(real)), strict=True):
+                with torch.no_grad():
+                    fake = self.fake(latents)
+                fake_logits = self.score(fake, latents.c)
+                real_logits = self.score(real[part], None if c is None else c[part])
+                loss = discriminator_loss(real_logits, fake_logits)
+                self.manual_backward(loss * (len(real_logits) / len(real)))
+                self.record("loss/D", loss)
+                self.record("score/fake", fake_logits.mean())
+                self.record("score/real", real_logits.mean())
+                self.record("diversity", fake.std(dim=0).mean() / real[part].std(dim=0).mean())
+                self.sign_sum += real_logits.detach().sign().sum()
+                self.sign_count += len(real_logits)
 
         if iteration % self.r1_interval == 0:
             with self.phase(self.D, opt_d):
-                self.regularize_discriminator(real, c)
+                self.regularize_discriminator(real, c, total)
 
-        self.images_seen += batch_size
-        update_ema(self.G_ema, self.G, ema_beta(batch_size, self.images_seen, self.ema_kimg, self.ema_rampup))
+        self.images_seen += total
+        ema_kimg = total * 10 / 32 if self.ema_kimg is None else self.ema_kimg
+        self.G.mapping.w_avg.copy_(self.over_processes(self.G.mapping.w_avg))  # its update is linear in the batch
+        update_ema(self.G_ema, self.G, ema_beta(total, self.images_seen, ema_kimg, self.ema_rampup))
         if self.ada_target is not None and not self.augment.is_identity and (iteration + 1) % self.ada_interval == 0:
-            self.update_ada(batch_size)
+            self.update_ada(total)
         self.record("ada/p", self.augment.p)
-        self.record("num_nonfinite", torch.tensor(float(self.num_nonfinite)))
+        self.num_nonfinite += ~self.is_finite
+        self.nonfinite_streak.add_(1).mul_(~self.is_finite)
+        self.is_finite.fill_(True)
 
-    def regularize_generator(self, n: int, c: Tensor | None) -> None:
+    def regularize_generator(self, n: int) -> None:
         """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
-        ws = self.latents(n, None if c is None else c[:n])
-        lengths = path_lengths(self.G.synthesis(ws, force_fp32=True), ws)
-        loss, mean = path_length_penalty(lengths, self.path_length_mean, self.path_length_weight)
-        self.path_length_mean.copy_(mean)
-        self.manual_backward(loss * self.path_length_interval)
-        self.record("loss/path_length", loss)
+        for latents in self.draw_latents(n):
+            ws = self.ws(latents)
+            images = self.G.synthesis(ws, force_fp32=True)
+            noise = self.share.of(torch.randn, *images.shape, device=self.device)
+            lengths = path_lengths(images, ws, noise)
+            self.path_length_mean.lerp_(self.over_processes(lengths.detach().mean()), PATH_LENGTH_DECAY)
+            loss = path_length_penalty(lengths, self.path_length_mean, self.path_length_weight)
+            self.manual_backward(loss * self.path_length_interval * (len(ws) / n))
+            self.record("loss/path_length", loss)
 
-    def regularize_discriminator(self, real: Tensor, c: Tensor | None) -> None:
+    def regularize_discriminator(self, real: Tensor, c: Tensor | None, total: int) -> None:
         """R1 on the images before augmentation, weighted by its interval."""
-        real = real.detach().requires_grad_()
-        gamma = self.r1_gamma
-        if gamma is None:
-            gamma = 0.0002 * self.G.img_resolution**2 / (len(real) * self.trainer.world_size)
-        penalty = r1_penalty(self.score(real, c, force_fp32=True), real, gamma)
-        self.manual_backward(penalty * self.r1_interval)
-        self.record("loss/r1", penalty)
+        gamma = 0.0002 * self.G.img_resolution**2 / total if self.r1_gamma is None else self.r1_gamma
+        for part in self.parts(len(real)):
+            images = real[part].detach().requires_grad_()
+            penalty = r1_penalty(self.score(images, None if c is None else c[part], force_fp32=True), images, gamma)
+            self.manual_backward(penalty * self.r1_interval * (len(images) / len(real)))
+            self.record("loss/r1", penalty)
 
     def update_ada(self, batch_size: int) -> None:
         """Move p up when D's real logits are too often positive, down when too rarely; within [0, 1]."""
-        r_t = self.sign_sum / self.sign_count
+        r_t = self.over_processes(self.sign_sum) / self.over_processes(self.sign_count)
         step = batch_size * self.ada_interval / (self.ada_kimg * 1000)
         self.augment.p.add_((r_t - self.ada_target).sign() * step).clamp_(0, 1)
         self.record("ada/r_t", r_t)
@@ -156,49 +205,87 @@ class StyleGAN2(pl.LightningModule):
 
     # ---- its parts -----------------------------------------------------------------------------
 
+    def parts(self, n: int) -> list[slice]:
+        """Which of n images each forward and backward pass takes: every k-th, as minibatch-std groups do."""
+        k = -(-n // (self.microbatch or n))
+        return [slice(i, None, k) for i in range(k)]
+
+    def draw_latents(self, n: int) -> list[Latents]:
+        """What n generated images are made from, in parts as `parts` cuts them."""
+        z, other = (self.share.of(torch.randn, n, self.G.z_dim, device=self.device) for _ in range(2))
+        c = self.one_hot(self.share.of(self.draw_labels, n)) if self.G.c_dim else None
+        mixes = random.random() < self.style_mixing
+        cutoff = random.randrange(1, self.G.num_ws) if mixes else self.G.num_ws
+        return [Latents(z[p], other[p], cutoff, None if c is None else c[p]) for p in self.parts(n)]
+
+    def draw_labels(self, n: int) -> Tensor:
+        """Classes of n generated images, int64 [n]: as often as in the data, or evenly among those that occur."""
+        weights = (self.label_counts > 0).float() if self.balanced_labels else self.label_counts.float()
+        return torch.multinomial(weights.to(self.device), n, replacement=True)
+
     def one_hot(self, labels: Tensor) -> Tensor | None:
         return F.one_hot(labels, self.G.c_dim).float() if self.G.c_dim else None
 
-    def latents(self, n: int, c: Tensor | None) -> Tensor:
-        """ws [n, num_ws, w_dim] of new z, with style mixing."""
-        z = torch.randn(n, self.G.z_dim, device=self.device)
-        ws = self.G.mapping(z, c, update_w_avg=True)
-        if self.style_mixing > 0 and random.random() < self.style_mixing:
-            cutoff = random.randrange(1, self.G.num_ws)
-            other = self.G.mapping(torch.randn_like(z), c)
-            ws = torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
-        return ws
+    def ws(self, latents: Latents) -> Tensor:
+        """ws [N, num_ws, w_dim]; from layer `cutoff` on they are the second latent's (style mixing)."""
+        ws = self.G.mapping(latents.z, latents.c, update_w_avg=True)
+        if latents.cutoff == self.G.num_ws:
+            return ws
+        return torch.cat(
+            [ws[:, : latents.cutoff], self.G.mapping(latents.other, latents.c)[:, latents.cutoff :]], dim=1
+        )
 
-    def fake(self, n: int, c: Tensor | None) -> Tensor:
-        return self.G.synthesis(self.latents(n, c))
+    def fake(self, latents: Latents) -> Tensor:
+        return self.G.synthesis(self.ws(latents))
 
     def score(self, images: Tensor, c: Tensor | None, force_fp32: bool = False) -> Tensor:
         return self.D(self.augment(images), c, force_fp32=force_fp32)
 
     @contextmanager
-    def phase(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    def phase(self, network: nn.Module, optimizer: LightningOptimizer) -> Iterator[None]:
         """Gradients for `network` alone inside, one step of its optimizer at the end.
 
         A gradient that is not finite is replaced (NaN by 0, infinity by 1e5) and counted.
         """
-        other = self.D if network is self.G else self.G
-        network.requires_grad_(True)
-        other.requires_grad_(False)
+        for parameter in (*self.G.parameters(), *self.D.parameters()):
+            parameter.requires_grad_(False)
+        for parameter in self.learning(network):
+            parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
         yield
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
-        if not norms.isfinite().all():
-            self.num_nonfinite += int((~norms.isfinite()).sum())
-            for gradient in gradients:
-                gradient.nan_to_num_(nan=0.0, posinf=1e5, neginf=-1e5)
+        gradients = [p.grad for p in self.learning(network) if p.grad is not None]
+        if self.share.world_size > 1:
+            flat = self.over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+        # without a look at the result here, which would make a GPU wait
+        self.is_finite &= torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        for gradient in gradients:
+            gradient.nan_to_num_(nan=0.0, posinf=1e5, neginf=-1e5)
         optimizer.step()
+
+    def learning(self, network: nn.Module) -> list[nn.Parameter]:
+        """The parameters of a network that are not frozen."""
+        return [parameter for parameter in network.parameters() if parameter not in self.frozen]
+
+    def over_processes(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return self.trainer.strategy.reduce(value, reduce_op="mean") if self.share.world_size > 1 else value
 
     def record(self, name: str, value: Tensor) -> None:
         """Log the mean of `value` over the tick."""
         self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     # ---- Lightning -----------------------------------------------------------------------------
+    def setup(self, stage: str) -> None:
+        data, world_size = self.trainer.datamodule, self.trainer.world_size
+        check_batch(data.batch_size, world_size, self.microbatch, self.D.b4.mbstd_group_size)
+        self.share = Share(self.trainer.global_rank, world_size)
+        for module in (*self.G.modules(), self.augment):
+            if hasattr(module, "share"):
+                module.share = self.share
+        if self.G.c_dim:
+            self.label_counts = torch.bincount(torch.as_tensor(data.labels), minlength=self.G.c_dim)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [
@@ -206,19 +293,42 @@ class StyleGAN2(pl.LightningModule):
             self.lazy_adam(self.D, self.r1_interval),
         ]
 
-    def lazy_adam(self, network: torch.nn.Module, interval: int) -> torch.optim.Optimizer:
+    def lazy_adam(self, network: nn.Module, interval: int) -> torch.optim.Optimizer:
         """Adam corrected for the extra steps of lazy regularisation (Karras et al. 2019, appendix B)."""
         ratio = interval / (interval + 1) if interval else 1.0
         lr = self.optimizer.keywords["lr"] * ratio
         betas = tuple(float(beta) ** ratio for beta in self.optimizer.keywords["betas"])
-        return self.optimizer(network.parameters(), lr=lr, betas=betas)
+        return self.optimizer(self.learning(network), lr=lr, betas=betas)
 
     def on_fit_start(self) -> None:
         self.to(memory_format=torch.channels_last)  # the convolutions' fast layout
 
+    def on_train_epoch_end(self) -> None:
+        """Runs before the tick's checkpoint is written: the last good one stays."""
+        if self.max_nonfinite is not None and self.nonfinite_streak >= self.max_nonfinite:
+            raise ValueError(
+                f"the gradients of the last {int(self.nonfinite_streak)} iterations were not finite: lower "
+                "model.optimizer.lr, raise model.r1_gamma or set num_half_res to 0; the last good tick is kept"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["gan"] = {"images_seen": self.images_seen, "num_nonfinite": self.num_nonfinite}
+        checkpoint["images_seen"] = self.images_seen
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        state = checkpoint["gan"]
-        self.images_seen, self.num_nonfinite = state["images_seen"], state["num_nonfinite"]
+        self.images_seen = checkpoint["images_seen"]
+
+
+def check_batch(batch_size: int, world_size: int, microbatch: int | None, group_size: int) -> None:
+    """Raise a ValueError unless the batch divides among processes, and each of its parts into minibatch-std groups."""
+    if batch_size % world_size:
+        raise ValueError(f"a batch of {batch_size} does not divide among {world_size} processes: stage.batch_size=...")
+    part = batch_size // world_size if microbatch is None else microbatch
+    if (batch_size // world_size) % part:
+        raise ValueError(
+            f"the {batch_size // world_size} images of a process do not divide into parts of model.microbatch={part}"
+        )
+    if part % min(group_size, part):
+        raise ValueError(
+            f"{part} images of one pass do not divide into minibatch-std groups of {group_size}: choose a multiple "
+            "for stage.batch_size (model.microbatch), or another model.D.mbstd_group_size"
+        )

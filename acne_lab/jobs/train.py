@@ -5,6 +5,7 @@ Kill it at any moment and repeat the command: it goes on from the last tick (GAN
 
 import hashlib
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from acne_lab.build import build, run_logger
-from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, RandomState, SampleGrid
+from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, RandomState, Replicas, SampleGrid
 from acne_lab.data.module import GanData, GraderData
 from acne_lab.data.pack import pack
 from acne_lab.data.table import ImageTable
@@ -24,7 +27,7 @@ from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks, sh
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.prepare import table_of
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_run, find_table, open_run, write_text
+from acne_lab.runs import Run, find_run, find_table, open_run, rank, write_text
 from acne_lab.tracking import finish, log_grading
 
 
@@ -32,7 +35,20 @@ def train(config: dict) -> Run:
     """Train what `config["task"]` says: "gan" or "grader"."""
     if config["task"] is None:
         raise ValueError("choose what to train: experiment=gan_base, experiment=gan_severity or experiment=grader")
+    refuse_processes_in_a_sweep(config)
     return {"gan": train_gan, "grader": train_grader}[config["task"]](config)
+
+
+def refuse_processes_in_a_sweep(config: dict) -> None:
+    """Lightning starts the other processes by repeating this command, which must then mean this one training."""
+    if "strategy" not in config["trainer"] or "TORCHELASTIC_RUN_ID" in os.environ or not HydraConfig.initialized():
+        return
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN or hydra.job.config_name != "train":
+        raise ValueError(
+            "several processes train one run at a time: start each `acne-lab train ... trainer=ddp` by itself, without "
+            "-m and not as a stage of a study (a study then finds it done), or use torchrun"
+        )
 
 
 # ---- the GAN -----------------------------------------------------------------------------------
@@ -70,7 +86,7 @@ def train_gan(config: dict) -> Run:
             start_from(model, weights, run)
         show = ("ada/p", "loss/G", "loss/D")
         callbacks = [
-            RandomState(),
+            RandomState(config["seed"]),
             MetricsTable(run.path / "metrics.csv", x="images_seen"),
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
@@ -78,12 +94,14 @@ def train_gan(config: dict) -> Run:
         if config["callbacks"]["sample_grid"]:
             callbacks.append(SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]))
         fit(model, data, config, run, callbacks, x="images_seen")
+        if rank() > 0:  # of several processes the first writes
+            return run
         save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
         run.write_metrics(
             {
                 "images_seen": model.images_seen,
                 "num_training_images": len(rows),
-                "num_nonfinite": model.num_nonfinite,
+                "num_nonfinite": int(model.num_nonfinite),
                 "ada_p": float(model.augment.p),
                 "severity": severity,
                 "classes": list(table.classes),
@@ -116,8 +134,9 @@ def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
         summaries.append(f"{network} from {state}: {done}")
         lines.append(summaries[-1])
         lines += [f"  initialised: {key}" for key in done.initialised] + [f"  unused: {key}" for key in done.unused]
-    print(f"init_from {weights.name}", *summaries, sep="\n  ", file=sys.stderr)
-    write_text(run.path / "init_from.txt", "\n".join(lines) + "\n")
+    if rank() == 0:
+        print(f"init_from {weights.name}", *summaries, sep="\n  ", file=sys.stderr)
+        write_text(run.path / "init_from.txt", "\n".join(lines) + "\n")
 
 
 # ---- the grader --------------------------------------------------------------------------------
@@ -159,7 +178,13 @@ def train_grader(config: dict) -> Run:
         table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
         bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
         logger, trainer = fit(
-            model, data, config, run, [RandomState(), table_callback, bar, best, last], x="epoch", close=False
+            model,
+            data,
+            config,
+            run,
+            [RandomState(config["seed"]), table_callback, bar, best, last],
+            x="epoch",
+            close=False,
         )
         try:
             weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
@@ -250,8 +275,8 @@ def fit(
             plugins=[AtomicCheckpointIO()],
             default_root_dir=run.path,
         )
-        if trainer.world_size > 1:
-            raise ValueError("training uses one device: trainer.devices=1")
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, Replicas):
+            raise ValueError("several devices train a GAN with trainer=ddp, and nothing else: trainer.devices=1")
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
     except BaseException:
         finish(logger)

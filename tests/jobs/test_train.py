@@ -209,9 +209,13 @@ def test_photographs_are_not_sent_to_a_logger(toy_runs, tmp_path):
     assert media == {"samples"}
 
 
-def test_several_devices_are_refused(toy_runs):
-    with pytest.raises(ValueError, match="one device"):
+def test_several_devices_need_the_trainer_for_them(toy_runs):
+    with pytest.raises(ValueError, match="trainer=ddp"):
         gan(toy_runs, "trainer.devices=2", "trainer.accelerator=cpu", "seed=5")
+    with pytest.raises(ValueError, match="several devices train a GAN"):
+        train(
+            composed("train", *GRADER, "trainer.devices=2", "trainer.accelerator=cpu", "seed=5", f"runs_dir={toy_runs}")
+        )
 
 
 def test_without_sample_grids(toy_runs):

@@ -1,0 +1,81 @@
+"""Two processes on the CPU train what one process trains, and one goes on from where two stopped."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from tiny import TINY_GAN, TOY, composed
+
+from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.jobs.train import train
+from acne_lab.runs import Run
+
+WORDS = (
+    "experiment=gan_base",
+    *TOY,
+    *TINY_GAN,
+    "stage.batch_size=8",  # 4 in each process, one minibatch-std group
+    "stage.tick_images=32",
+    "stage.num_images=64",
+    "augment=bg",
+    "model.ada_kimg=1",
+)
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+
+
+def command(*words, runs_dir):
+    alone = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    words = [sys.executable, "-m", "acne_lab.jobs", "train", *words, f"runs_dir={runs_dir}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=alone)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Run(next(runs_dir.glob("train/*")))
+
+
+def tensors(run):
+    return {f"{n}.{k}": v for n, state in load_networks(run.path / NETWORKS_FILE).items() for k, v in state.items()}
+
+
+def assert_close(state, reference):
+    assert state.keys() == reference.keys()
+    difference = {name: float((state[name] - reference[name]).abs().max()) for name in state}
+    assert max(difference.values()) < 1e-3, sorted(difference.items(), key=lambda item: -item[1])[:5]
+
+
+@pytest.fixture(scope="module")
+def alone(toy_runs):
+    return train(composed("train", *WORDS, f"runs_dir={toy_runs}"))
+
+
+def test_two_processes_train_what_one_trains(alone, tmp_path):
+    both = command(*WORDS, *TWO, runs_dir=tmp_path)
+    assert both.path.name == alone.path.name
+    assert both.done
+    one, two = (pd.read_csv(run.path / "metrics.csv") for run in (alone, both))
+    assert (one["ada/r_t"] - two["ada/r_t"]).abs().max() < 0.2  # of 32 signs the few of scores near 0 may turn
+    own = ["speed/s_per_kimg", "diversity", "ada/r_t"]  # diversity: a deviation over 4 images, and one over 8
+    one, two = one.drop(columns=own), two.drop(columns=own)
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
+    assert one["ada/p"].iloc[-1] != 0.5  # ADA has moved, by the statistics of both
+    assert_close(tensors(both), tensors(alone))
+
+
+def test_one_process_goes_on_where_two_were_stopped(alone, tmp_path):
+    """The first tick by two, the second by one; the checkpoint does not know how many made it."""
+    first = command(*WORDS, *TWO, "trainer.max_epochs=1", runs_dir=tmp_path / "short")
+    rest = tmp_path / "rest" / "train" / alone.path.name
+    rest.parent.mkdir(parents=True)
+    first.path.rename(rest)
+    (rest / "DONE").unlink()
+    run = train(composed("train", *WORDS, f"runs_dir={tmp_path / 'rest'}"))
+    assert run.path == rest
+    assert pd.read_csv(run.path / "metrics.csv")["images_seen"].tolist() == [32, 64]
+    assert_close(tensors(run), tensors(alone))
+
+
+def test_a_sweep_over_processes_is_refused(tmp_path):
+    words = [sys.executable, "-m", "acne_lab.jobs", "train", *WORDS, *TWO, "-m", "seed=0,1", f"runs_dir={tmp_path}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "several processes train one run at a time" in done.stderr
