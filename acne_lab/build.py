@@ -104,7 +104,7 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
     def with_config(cfg: DictConfig) -> None:
         try:
             print(function(resolved(cfg)).path, flush=True)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if "HYDRA_FULL_ERROR" in os.environ:  # Hydra's own switch for tracebacks
                 raise
             failed.append(error)

@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             super().save_checkpoint(checkpoint, aside, storage_options)
             os.replace(aside, path)
+        except OSError as error:
+            raise OSError(
+                f"{path} could not be written ({error.strerror}): the checkpoint before it is intact. Make room and "
+                "repeat the command, it goes on from there"
+            ) from error
         finally:
             Path(aside).unlink(missing_ok=True)
 
@@ -97,7 +103,7 @@ class MetricsTable(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         row = {self.x: trainer.current_epoch + 1 if self.x == "epoch" else module.images_seen}
-        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name not in row}
         if self.x == "images_seen":
             kimg = (module.images_seen - self.images_at_start) / 1000
             row["speed/s_per_kimg"] = (time.perf_counter() - self.started) / kimg
@@ -115,6 +121,44 @@ class MetricsTable(pl.Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.rows = state["rows"]
+
+
+class DivergenceGuard(pl.Callback):
+    """Ends a GAN's training that has lost its way, before the checkpoint of that tick replaces the last good one.
+
+    Args:
+        max_score: limit on D's mean score of real or generated images over a tick.
+        min_diversity: limit on the deviation among generated images (relative to that among real ones), as a
+            share of the largest so far: a collapsed generator makes one image.
+        patience: the diversity must stay below its limit for so many ticks in a row.
+    """
+
+    def __init__(self, *, max_score: float, min_diversity: float, patience: int) -> None:
+        self.max_score, self.min_diversity, self.patience = max_score, min_diversity, patience
+        self.best, self.num_poor = 0.0, 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        score = max(abs(metrics["score/real"]), abs(metrics["score/fake"]))
+        if not score <= self.max_score:  # also where it is not a number
+            self._stop(f"the discriminator's scores have reached {score:.3g}")
+        self.best = max(self.best, metrics["diversity"])
+        self.num_poor = self.num_poor + 1 if metrics["diversity"] < self.min_diversity * self.best else 0
+        if self.num_poor >= self.patience:
+            self._stop(f"generated images have been nearly alike for {self.num_poor} ticks")
+
+    @staticmethod
+    def _stop(what: str) -> NoReturn:
+        raise ValueError(
+            f"training has diverged: {what}. The last good tick is kept. Lower model.optimizer.lr, raise "
+            "model.r1_gamma or, on few images, use augment=ada; callbacks.divergence_guard=null goes on regardless"
+        )
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "num_poor": self.num_poor}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.num_poor = state["best"], state["num_poor"]
 
 
 class SampleGrid(pl.Callback):

@@ -102,6 +102,8 @@ class StyleGAN2(pl.LightningModule):
             raise ValueError("G and D must agree in img_resolution, img_channels and c_dim")
         if freeze_mapping and freeze_synthesis:
             raise ValueError("freeze_mapping and freeze_synthesis together leave G nothing to learn")
+        if freeze_d > len(D.layers()):
+            raise ValueError(f"freeze_d={freeze_d}, but D has {len(D.layers())} layers above 4 x 4")
         self.automatic_optimization = False
         self.G, self.D, self.augment = G, D, augment
         self.G_ema = deepcopy(G).eval().requires_grad_(False)
@@ -169,6 +171,7 @@ class StyleGAN2(pl.LightningModule):
         if self.ada_target is not None and not self.augment.is_identity and (iteration + 1) % self.ada_interval == 0:
             self.update_ada(total)
         self.record("ada/p", self.augment.p)
+        self.log("images_seen", float(self.images_seen), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
         self.num_nonfinite += ~self.is_finite
         self.nonfinite_streak.add_(1).mul_(~self.is_finite)
         self.is_finite.fill_(True)
@@ -177,6 +180,8 @@ class StyleGAN2(pl.LightningModule):
         """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
         for latents in self.draw_latents(n):
             ws = self.ws(latents)
+            if not ws.requires_grad:  # a frozen mapping
+                ws.requires_grad_()
             images = self.G.synthesis(ws, force_fp32=True)
             noise = self.share.of(torch.randn, *images.shape, device=self.device)
             lengths = path_lengths(images, ws, noise)

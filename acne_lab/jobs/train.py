@@ -19,7 +19,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from acne_lab.build import build, run_logger
-from acne_lab.callbacks import AtomicCheckpointIO, MetricsTable, Progress, RandomState, Replicas, SampleGrid
+from acne_lab.callbacks import (
+    AtomicCheckpointIO,
+    DivergenceGuard,
+    MetricsTable,
+    Progress,
+    RandomState,
+    Replicas,
+    SampleGrid,
+)
 from acne_lab.data.module import GanData, GraderData
 from acne_lab.data.pack import pack
 from acne_lab.data.table import ImageTable
@@ -90,9 +98,8 @@ def train_gan(config: dict) -> Run:
             MetricsTable(run.path / "metrics.csv", x="images_seen"),
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
+            *gan_callbacks(config["callbacks"], run),
         ]
-        if config["callbacks"]["sample_grid"]:
-            callbacks.append(SampleGrid(run.path / "samples", **config["callbacks"]["sample_grid"]))
         fit(model, data, config, run, callbacks, x="images_seen")
         if rank() > 0:  # of several processes the first writes
             return run
@@ -109,6 +116,23 @@ def train_gan(config: dict) -> Run:
             }
         )
     return run
+
+
+def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
+    """What conf/callbacks asks for."""
+    callbacks = []
+    if config["sample_grid"]:
+        callbacks.append(SampleGrid(run.path / "samples", **config["sample_grid"]))
+    if config["divergence_guard"]:
+        callbacks.append(DivergenceGuard(**config["divergence_guard"]))
+    if snapshots := config["snapshots"]:
+        every, keep = snapshots["every_ticks"], snapshots["keep_last"]
+        callbacks.append(
+            checkpoint(
+                run, "{images_seen:.0f}", monitor="images_seen", mode="max", save_top_k=keep, every_n_epochs=every
+            )
+        )
+    return callbacks
 
 
 def weights_file(init_from: str | None, runs_dir: str) -> Path | None:
@@ -236,8 +260,8 @@ def start_job(config: dict) -> None:
     pl.seed_everything(config["seed"], verbose=False)
 
 
-def checkpoint(run: Run, name: str, **when: str) -> ModelCheckpoint:
-    """Write checkpoints/NAME.ckpt after every epoch, or after those that `when` (monitor, mode) asks for."""
+def checkpoint(run: Run, name: str, **when: object) -> ModelCheckpoint:
+    """Write checkpoints/NAME.ckpt after every epoch, or after those that `when` (ModelCheckpoint's words) asks for."""
     return ModelCheckpoint(
         run.path / "checkpoints", name, enable_version_counter=False, save_on_train_epoch_end=True, **when
     )
@@ -278,12 +302,34 @@ def fit(
         if trainer.world_size > 1 and not isinstance(trainer.strategy, Replicas):
             raise ValueError("several devices train a GAN with trainer=ddp, and nothing else: trainer.devices=1")
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        finish(logger)
+        raise ValueError(out_of_memory(config)) from error
     except BaseException:
         finish(logger)
         raise
     if close:
         finish(logger)
     return logger, trainer
+
+
+def out_of_memory(config: dict) -> str:
+    """Which settings need less memory, and how much less."""
+    head = "the GPU's memory is too small for this training; activations take most of it. What helps:"
+    if config["task"] == "grader":
+        return f"{head}\n  loader.batch_size={max(1, config['loader']['batch_size'] // 2)}: half the activations"
+    model = config["model"]
+    part = max(1, (model["microbatch"] or config["stage"]["batch_size"]) // 2)
+    return "\n".join(
+        (
+            head,
+            f"  model.microbatch={part}: half the activations, the same training (keep it a multiple of the",
+            f"      minibatch-std group, {model['D']['mbstd_group_size']})",
+            "  model.G.num_half_res=4: nearly half the activations (16 bit at the four largest resolutions)",
+            f"  model.G.channel_base={model['G']['channel_base'] // 2}: half the activations, a quarter of the weights",
+            f"  data.resolution={config['data']['resolution'] // 2}: a quarter of the activations",
+        )
+    )
 
 
 def file_key(path: Path) -> str:

@@ -218,6 +218,48 @@ def test_several_devices_need_the_trainer_for_them(toy_runs):
         )
 
 
+def test_snapshots_are_kept_and_dropped(toy_runs):
+    ticks = ("stage.num_images=40", "callbacks.snapshots.every_ticks=1", "callbacks.snapshots.keep_last=2", "seed=8")
+    run = gan(toy_runs, *ticks)
+    assert {path.name for path in (run.path / "checkpoints").iterdir()} == {
+        "last.ckpt", "images_seen=32.ckpt", "images_seen=40.ckpt",
+    }  # fmt: skip
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):
+    """The limit on a file's size stands in for the disk: larger than all files but the second tick's checkpoint."""
+    config = (*BASE, f"runs_dir={tmp_path}", "callbacks.snapshots=null")
+    script = f"""
+import resource, sys
+from pathlib import Path
+import acne_lab.callbacks as callbacks
+save = callbacks.TorchCheckpointIO.save_checkpoint
+def save_on_a_full_disk(self, checkpoint, path, storage_options=None):
+    if checkpoint["images_seen"] == 16:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
+    save(self, checkpoint, path, storage_options)
+callbacks.TorchCheckpointIO.save_checkpoint = save_on_a_full_disk
+sys.argv = ["acne-lab", "train", *{config!r}]
+from acne_lab.jobs.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "the checkpoint before it is intact" in done.stderr
+    [path] = tmp_path.glob("train/*/checkpoints")
+    assert [file.name for file in path.iterdir()] == ["last.ckpt"]
+    assert torch.load(path / "last.ckpt", weights_only=True)["images_seen"] == 8
+
+
+def test_too_little_memory_says_what_needs_less(toy_runs, monkeypatch):
+    def step(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("acne_lab.gan.module.StyleGAN2.training_step", step)
+    with pytest.raises(ValueError, match=r"model\.microbatch=2: half the activations"):
+        gan(toy_runs, "seed=9")
+
+
 def test_without_sample_grids(toy_runs):
     run = gan(toy_runs, "callbacks.sample_grid=null", "seed=6")
     assert not (run.path / "samples").exists()

@@ -1,0 +1,191 @@
+"""The training module: schedule, optimizers, labels, frozen layers, micro-batches, and what stops it."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from acne_lab.data.module import GanData
+from acne_lab.data.table import COLUMNS, ImageTable
+from acne_lab.gan.augment import Augment
+from acne_lab.gan.discriminator import Discriminator
+from acne_lab.gan.generator import Generator
+from acne_lab.gan.module import StyleGAN2, check_batch
+
+CLASSES = ("mild", "moderate", "severe")
+SMALL = {"img_resolution": 16, "channel_base": 64, "channel_max": 8}
+
+
+def make_model(*, c_dim=0, seed=0, **kwargs):
+    torch.manual_seed(seed)
+    return StyleGAN2(
+        G=Generator(**SMALL, z_dim=8, w_dim=8, num_mapping_layers=2, c_dim=c_dim),
+        D=Discriminator(**SMALL, c_dim=c_dim, mbstd_group_size=2),
+        augment=kwargs.pop("augment", Augment()),
+        optimizer=partial(torch.optim.Adam, lr=0.002, betas=(0.0, 0.99), eps=1e-8),
+        **kwargs,
+    )
+
+
+def make_data(batch_size=4, counts=(12, 6, 6)):
+    rows = pd.DataFrame("", index=range(sum(counts)), columns=list(COLUMNS))
+    rows["file_name"] = [f"{i}.png" for i in range(len(rows))]
+    rows["severity"] = np.repeat(CLASSES, counts)
+    rows = rows.assign(lesions=None, split="train", source="toy")
+    pixels = np.random.default_rng(0).integers(0, 256, (len(rows), 16, 16, 3), dtype=np.uint8)
+    table = ImageTable(root=".", rows=rows, classes=CLASSES)
+    return GanData(table=table, pixels=pixels, batch_size=batch_size, seed=0, mirror=False)
+
+
+def fit(model, *, num_iterations, batch_size=4, counts=(12, 6, 6)):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=num_iterations,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    pl.seed_everything(0, verbose=False)
+    trainer.fit(model, make_data(batch_size, counts))
+    return trainer
+
+
+def state(network):
+    return {name: tensor.clone() for name, tensor in network.named_parameters()}
+
+
+def test_regularisation_comes_every_4th_and_16th_iteration_from_the_first_on():
+    model, calls = make_model(), {"G": [], "D": []}
+
+    def counted(original, name):
+        def method(*args):
+            calls[name].append(model.images_seen // 4)
+            original(*args)
+
+        return method
+
+    model.regularize_generator = counted(model.regularize_generator, "G")
+    model.regularize_discriminator = counted(model.regularize_discriminator, "D")
+    fit(model, num_iterations=18)
+    assert calls["G"] == [0, 4, 8, 12, 16]
+    assert calls["D"] == [0, 16]
+    assert (len(calls["G"]), len(calls["D"])) == (math.ceil(18 / 4), math.ceil(18 / 16))
+    assert model.images_seen == 18 * 4
+
+
+def test_no_path_length_without_weight():
+    trainer = fit(make_model(path_length_weight=0), num_iterations=1)
+    assert "loss/path_length" not in trainer.callback_metrics
+    assert "loss/r1" in trainer.callback_metrics
+
+
+def test_adam_is_corrected_for_the_extra_steps():
+    """lr and betas to the power of k / (k + 1): G regularised every 4th iteration, D every 16th."""
+    opt_g, opt_d = make_model().configure_optimizers()
+    for optimizer, k in ((opt_g, 4), (opt_d, 16)):
+        assert optimizer.defaults["lr"] == pytest.approx(0.002 * k / (k + 1))
+        assert optimizer.defaults["betas"] == pytest.approx((0.0, 0.99 ** (k / (k + 1))))
+    opt_g, _ = make_model(path_length_weight=0).configure_optimizers()
+    assert opt_g.defaults["lr"] == 0.002
+
+
+def test_freeze_d_counts_layers_from_the_image_down():
+    model = make_model(freeze_d=5)
+    names = [name for name, parameter in model.D.named_parameters() if parameter in model.frozen]
+    layers = list(dict.fromkeys(name.rsplit(".", 1)[0] for name in names))
+    assert layers == ["b16.fromrgb", "b16.conv0", "b16.conv1", "b16.skip", "b8.conv0"]
+    before = state(model.D)
+    fit(model, num_iterations=2)
+    for name, tensor in model.D.named_parameters():
+        assert torch.equal(tensor, before[name]) == (name in names), name
+
+
+@pytest.mark.parametrize(("argument", "frozen"), [("freeze_mapping", "mapping"), ("freeze_synthesis", "synthesis")])
+def test_half_a_generator_can_be_frozen(argument, frozen):
+    model = make_model(**{argument: True})
+    before = state(model.G)
+    fit(model, num_iterations=2)
+    for name, tensor in model.G.named_parameters():
+        if "noise_strength" not in name:  # in two iterations some have not moved yet
+            assert torch.equal(tensor, before[name]) == name.startswith(frozen), name
+
+
+@pytest.mark.parametrize("freeze_synthesis", [False, True])
+def test_micro_batches_sum_to_the_gradient_of_the_batch(freeze_synthesis):
+    """Plain SGD, so that weights after one iteration show gradients; p = 0, and the noise has no strength yet.
+
+    Once G has learned a strength, the parts draw noise of their own: then D is compared with a frozen synthesis.
+    """
+    states = []
+    for microbatch in (None, 4, 2):
+        model = make_model(microbatch=microbatch, freeze_synthesis=freeze_synthesis, path_length_weight=0)
+        model.optimizer = partial(torch.optim.SGD, lr=0.01)
+        model.lazy_adam = lambda network, interval, model=model: model.optimizer(model.learning(network))
+        fit(model, num_iterations=1, batch_size=8)
+        states.append(state(model))
+    compared = [name for name in states[0] if name.startswith("D." if freeze_synthesis else "G.")]
+    for other in states[1:]:
+        for name in compared:
+            if "noise_strength" not in name:
+                torch.testing.assert_close(other[name], states[0][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("balanced", "shares"), [(False, (0.5, 0.25, 0.25, 0)), (True, (1 / 3, 1 / 3, 1 / 3, 0))])
+def test_labels_of_generated_images(balanced, shares):
+    """As often as in the data, or evenly; never a class that the data lacks."""
+    model = make_model(c_dim=4, balanced_labels=balanced)
+    fit(model, num_iterations=1)
+    drawn = model.draw_labels(20_000).bincount(minlength=4) / 20_000
+    torch.testing.assert_close(drawn, torch.tensor(shares), atol=4 * 0.5 / math.sqrt(20_000), rtol=0)
+
+
+def test_half_life_follows_from_the_batch(monkeypatch):
+    seen = []
+    monkeypatch.setattr("acne_lab.gan.module.ema_beta", lambda *args: seen.append(args) or 0.5)
+    fit(make_model(ema_kimg=None), num_iterations=1, batch_size=8)
+    assert seen == [(8, 8, 8 * 10 / 32, 0.05)]
+
+
+def test_gradients_that_are_not_finite_are_replaced_counted_and_stop_the_run():
+    model = make_model(max_nonfinite=3)
+    with torch.no_grad():
+        model.D.b4.out.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="last 3 iterations were not finite"):
+        fit(model, num_iterations=3)
+    assert model.num_nonfinite == 3
+    assert all(tensor.isfinite().all() for tensor in model.G.parameters())
+    model = make_model(max_nonfinite=3)
+    fit(model, num_iterations=3)
+    assert model.num_nonfinite == model.nonfinite_streak == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((6, 1, None, 4), "minibatch-std groups of 4"),
+        ((8, 3, None, 4), "among 3 processes"),
+        ((16, 2, 3, 1), "model.microbatch=3"),
+        ((16, 1, 8, 3), "minibatch-std groups of 3"),
+    ],
+)
+def test_a_batch_that_does_not_divide_is_refused(args, message):
+    with pytest.raises(ValueError, match=message):
+        check_batch(*args)
+
+
+def test_batches_that_divide():
+    check_batch(16, 2, 4, 4)
+    check_batch(2, 1, None, 4)  # a group is at most the batch
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(ValueError, match="nothing to learn"):
+        make_model(freeze_mapping=True, freeze_synthesis=True)
+    with pytest.raises(ValueError, match="D has 7 layers"):
+        make_model(freeze_d=8)

@@ -1,0 +1,101 @@
+"""Killed at any moment and repeated, a training ends with the checkpoint that it would have had, to the bit."""
+
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import TINY_GAN, TOY, composed
+
+from acne_lab.jobs.train import train
+
+WORDS = (
+    "experiment=gan_base",
+    "augment=bg",
+    *TOY,
+    *TINY_GAN,
+    "stage.num_images=48",
+    "model.ada_kimg=1",
+    "callbacks.snapshots.every_ticks=2",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(toy_runs):
+    return train(composed("train", *WORDS, f"runs_dir={toy_runs}"))
+
+
+def differences(one, other, path=""):
+    """Where two checkpoints differ, but for paths and for the seconds that ticks took."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{path}: {sorted(map(str, one.keys() ^ other.keys()))}"]
+        return [d for key in one for d in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [f"{path}: {len(one)} and {len(other)} items"]
+        return [d for i, (a, b) in enumerate(zip(one, other)) for d in differences(a, b, f"{path}/{i}")]
+    timing = path.endswith("speed/s_per_kimg") or "ModelCheckpoint" in path
+    return [] if timing or one == other or (one != one and other != other) else [f"{path}: {one} and {other}"]
+
+
+def assert_same(run, whole):
+    assert run.path.name == whole.path.name
+    one, other = (torch.load(r.last_checkpoint, weights_only=True) for r in (run, whole))
+    assert {"state_dict", "optimizer_states", "callbacks", "images_seen"} <= one.keys()
+    assert any("RandomState" in name for name in one["callbacks"])
+    assert differences(one, other) == []
+
+
+def start(tmp_path, script=None):
+    words = ["-m", "acne_lab.jobs"] if script is None else ["-c", script]
+    words = [sys.executable, *words, "train", *WORDS, f"runs_dir={tmp_path}"]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_while_it_writes_a_checkpoint(whole, tmp_path):
+    """The third tick's checkpoint is half on disk when the process dies."""
+    script = """
+import os, signal
+from pathlib import Path
+import acne_lab.callbacks as callbacks
+save = callbacks.TorchCheckpointIO.save_checkpoint
+def save_and_die(self, checkpoint, path, storage_options=None):
+    save(self, checkpoint, path, storage_options)
+    if checkpoint["images_seen"] == 24 and "last" in str(path):
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+callbacks.TorchCheckpointIO.save_checkpoint = save_and_die
+from acne_lab.jobs.__main__ import main
+main()
+"""
+    assert start(tmp_path, script).wait(120) == -signal.SIGKILL
+    [checkpoint] = tmp_path.glob("train/*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["images_seen"] == 16
+    run = train(composed("train", *WORDS, f"runs_dir={tmp_path}"))
+    assert_same(run, whole)
+    leftovers = [path.name for path in checkpoint.parent.iterdir() if "tmp" in path.name]
+    assert leftovers == []
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(whole, tmp_path):
+    """Again and again, sooner or later; a run that dies before its first tick begins anew."""
+    rng = random.Random(0)
+    num_killed = 0
+    while not list(tmp_path.glob("train/*/DONE")):
+        process = start(tmp_path)
+        try:
+            assert process.wait(rng.uniform(2, 9)) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            num_killed += 1
+        assert num_killed < 40
+    assert num_killed > 0
+    run = train(composed("train", *WORDS, f"runs_dir={tmp_path}"))
+    assert_same(run, whole)
