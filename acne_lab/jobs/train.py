@@ -301,6 +301,8 @@ def fit(
         )
         if trainer.world_size > 1 and not isinstance(trainer.strategy, Replicas):
             raise ValueError("several devices train a GAN with trainer=ddp, and nothing else: trainer.devices=1")
+        for half_written in (run.path / "checkpoints").glob("*.tmp"):  # of a process that was killed meanwhile
+            half_written.unlink(missing_ok=True)
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
     except torch.OutOfMemoryError as error:
         finish(logger)
