@@ -64,11 +64,36 @@ def test_models_build_and_score(name):
     assert model.augment(torch.zeros(1, 3, size, size)).shape == (1, 3, size, size)
 
 
+@pytest.mark.parametrize("pipe", options("augment/pipe"))
+def test_augmentation_pipes(pipe):
+    """Each switches on what its name says, and runs."""
+    blit, geom = {"xflip", "rotate90", "xint"}, {"scale", "rotate", "aniso", "xfrac"}
+    color = {"brightness", "contrast", "lumaflip", "hue", "saturation"}
+    letters = {"b": blit, "g": geom, "c": color, "f": {"imgfilter"}, "n": {"noise"}}
+    expected = {"none": set(), "blit": blit, "geom": geom, "color": color, "filter": {"imgfilter"}}
+    expected |= {"noise": {"noise"}, "cutout": {"cutout"}}
+    for name in ("bg", "bgc", "bgcf", "bgcfn"):
+        expected[name] = set().union(*(letters[letter] for letter in name))
+    expected["bgcfnc"] = expected["bgcfn"] | {"cutout"}
+
+    node = composed("train", *GAN, "augment=fixed", f"augment/pipe={pipe}", "model.augment.p=1")["model"]["augment"]
+    assert {name for name, value in node.items() if value == 1} - {"p"} == expected[pipe]
+    assert set(node) == {"_target_", *Augment.__init__.__kwdefaults__}  # every transform can be overridden
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(build(node)(images), images) == (pipe == "none")
+
+
+POLICIES = {"ada": (0.0, 0.6, 7), "fixed": (0.2, None, 7), "none": (0.0, None, 0)}  # p, target, transforms
+
+
 @pytest.mark.parametrize("name", options("augment"))
-def test_augmentations(name):
-    pipe = build(composed("train", *GAN, f"augment={name}")["model"]["augment"])
-    assert isinstance(pipe, Augment)
-    assert pipe(torch.randn(2, 3, 32, 32), percentile=0.6).shape == (2, 3, 32, 32)
+def test_augmentation_policies(name, toy_runs):
+    config = composed("train", *GAN, *TOY, *TINY_GAN, f"augment={name}", f"runs_dir={toy_runs}", "seed=101")
+    model, transforms = build(config["model"]), dict(config["model"]["augment"])
+    p = transforms.pop("p")
+    assert (p, model.ada_target, list(transforms.values()).count(1)) == POLICIES[name]
+    moved = 16 / 500_000 if name == "ada" else 0.0  # at most, by the 16 images of this run
+    assert train(config).metrics["ada_p"] == pytest.approx(p, abs=moved)
 
 
 @pytest.mark.parametrize("name", options("grader"))

@@ -10,7 +10,7 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
-from acne_lab.gan.layers import RESAMPLE_TAPS, Conv2d, FullyConnected, Mapping, Share, block_resolutions, channels
+from acne_lab.gan.layers import ALONE, RESAMPLE_TAPS, Conv2d, FullyConnected, Mapping, block_resolutions, channels
 from acne_lab.ops.bias_act import ACTIVATIONS, bias_act
 from acne_lab.ops.modulated_conv import modulated_conv2d
 from acne_lab.ops.upfirdn2d import setup_filter, upsample2d
@@ -38,7 +38,7 @@ class SynthesisLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
-        self.share = Share()  # of the batch that noise is drawn for
+        self.share = ALONE  # of the batch that noise is drawn for
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
         self.noise_strength = nn.Parameter(torch.zeros([]))

@@ -29,6 +29,9 @@ class Share:
         return draw(n * self.world_size, *shape, **kwargs)[self.rank :: self.world_size]
 
 
+ALONE = Share()
+
+
 def normalize_2nd_moment(x: Tensor) -> Tensor:
     """Scale each row of [N, C] to a mean square of 1."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)

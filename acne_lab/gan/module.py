@@ -18,13 +18,14 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.discriminator import Discriminator
 from acne_lab.gan.ema import ema_beta, update_ema
 from acne_lab.gan.generator import Generator
-from acne_lab.gan.layers import Share
+from acne_lab.gan.layers import ALONE, Share
 from acne_lab.gan.losses import (
     discriminator_loss,
     generator_loss,
@@ -33,6 +34,7 @@ from acne_lab.gan.losses import (
     r1_penalty,
 )
 
+SAFE_P = 0.8  # below it, augmentations are unlikely to leak into generated images (Karras et al. 2020, section 2.2)
 PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths
 
 
@@ -117,7 +119,8 @@ class StyleGAN2(pl.LightningModule):
         self.ada_target, self.ada_kimg, self.ada_interval = ada_target, ada_kimg, ada_interval
         self.max_nonfinite = max_nonfinite
         self.images_seen = 0
-        self.share = Share()
+        self.share = ALONE
+        self.images_above_safe_p = 0  # shown without a break while p was above SAFE_P
         self.register_buffer("path_length_mean", torch.zeros([]))
         self.register_buffer("sign_sum", torch.zeros([]))  # of D's real logits since ADA's last update
         self.register_buffer("sign_count", torch.zeros([]))
@@ -170,7 +173,8 @@ class StyleGAN2(pl.LightningModule):
         update_ema(self.G_ema, self.G, ema_beta(total, self.images_seen, ema_kimg, self.ema_rampup))
         if self.ada_target is not None and not self.augment.is_identity and (iteration + 1) % self.ada_interval == 0:
             self.update_ada(total)
-        self.record("ada/p", self.augment.p)
+        self.watch_leak(total)
+        self.record("ada/p", torch.tensor(self.augment.p))
         self.log("images_seen", float(self.images_seen), on_step=False, on_epoch=True, reduce_fx="max", batch_size=1)
         self.num_nonfinite += ~self.is_finite
         self.nonfinite_streak.add_(1).mul_(~self.is_finite)
@@ -203,10 +207,26 @@ class StyleGAN2(pl.LightningModule):
         """Move p up when D's real logits are too often positive, down when too rarely; within [0, 1]."""
         r_t = self.over_processes(self.sign_sum) / self.over_processes(self.sign_count)
         step = batch_size * self.ada_interval / (self.ada_kimg * 1000)
-        self.augment.p.add_((r_t - self.ada_target).sign() * step).clamp_(0, 1)
+        self.augment.p = min(max(self.augment.p + step * float((r_t - self.ada_target).sign()), 0.0), 1.0)
         self.record("ada/r_t", r_t)
         self.sign_sum.zero_()
         self.sign_count.zero_()
+
+    def watch_leak(self, batch_size: int) -> None:
+        """Warn when p has been above SAFE_P for as long as ADA takes from there to 1: it has not found its way back.
+
+        `ada/leak` is 1 from then on, until p is back at SAFE_P or below.
+        """
+        limit = (1 - SAFE_P) * self.ada_kimg * 1000
+        before = self.images_above_safe_p
+        self.images_above_safe_p = before + batch_size if self.augment.p > SAFE_P else 0
+        if before < limit <= self.images_above_safe_p:
+            rank_zero_warn(
+                f"ada/p has been above {SAFE_P} for {limit / 1000:g} kimg: look for augmentations in the generated "
+                "images (turned faces, odd colours). A transform that leaks is switched off by e.g. "
+                "model.augment.rotate=0; more images or a smaller D need less augmentation"
+            )
+        self.record("ada/leak", torch.tensor(float(self.images_above_safe_p >= limit)))
 
     # ---- its parts -----------------------------------------------------------------------------
 
@@ -317,10 +337,11 @@ class StyleGAN2(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["images_seen"] = self.images_seen
+        checkpoint["gan"] = {"images_seen": self.images_seen, "images_above_safe_p": self.images_above_safe_p}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.images_seen = checkpoint["images_seen"]
+        state = checkpoint["gan"]
+        self.images_seen, self.images_above_safe_p = state["images_seen"], state["images_above_safe_p"]
 
 
 def check_batch(batch_size: int, world_size: int, microbatch: int | None, group_size: int) -> None:

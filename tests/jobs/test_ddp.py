@@ -19,7 +19,9 @@ WORDS = (
     "stage.batch_size=8",  # 4 in each process, one minibatch-std group
     "stage.tick_images=32",
     "stage.num_images=64",
-    "augment=bg",
+    "augment=ada",
+    "augment/pipe=bgcfnc",
+    "model.augment.p=0.5",  # random numbers of every kind count
     "model.ada_kimg=1",
 )
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -30,7 +32,7 @@ def command(*words, runs_dir):
     words = [sys.executable, "-m", "acne_lab.jobs", "train", *words, f"runs_dir={runs_dir}"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr[-3000:]
-    return Run(next(runs_dir.glob("train/*")))
+    return Run(next(runs_dir.glob("train/gan_base-*")))
 
 
 def tensors(run):

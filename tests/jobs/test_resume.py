@@ -13,10 +13,11 @@ from acne_lab.jobs.train import train
 
 WORDS = (
     "experiment=gan_base",
-    "augment=bg",
+    "augment=ada",
     *TOY,
     *TINY_GAN,
     "stage.num_images=48",
+    "model.augment.p=0.5",
     "model.ada_kimg=1",
     "callbacks.snapshots.every_ticks=2",
 )
@@ -51,7 +52,7 @@ def differences(one, other, path=""):
 def assert_same(run, whole):
     assert run.path.name == whole.path.name
     one, other = (torch.load(r.last_checkpoint, weights_only=True) for r in (run, whole))
-    assert {"state_dict", "optimizer_states", "callbacks", "images_seen"} <= one.keys()
+    assert {"state_dict", "optimizer_states", "callbacks", "gan"} <= one.keys()
     assert any("RandomState" in name for name in one["callbacks"])
     assert differences(one, other) == []
 
@@ -71,7 +72,7 @@ import acne_lab.callbacks as callbacks
 save = callbacks.TorchCheckpointIO.save_checkpoint
 def save_and_die(self, checkpoint, path, storage_options=None):
     save(self, checkpoint, path, storage_options)
-    if checkpoint["images_seen"] == 24 and "last" in str(path):
+    if checkpoint["gan"]["images_seen"] == 24 and "last" in str(path):
         os.truncate(path, os.path.getsize(path) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 callbacks.TorchCheckpointIO.save_checkpoint = save_and_die
@@ -80,7 +81,7 @@ main()
 """
     assert start(tmp_path, script).wait(120) == -signal.SIGKILL
     [checkpoint] = tmp_path.glob("train/*/checkpoints/last.ckpt")
-    assert torch.load(checkpoint, weights_only=True)["images_seen"] == 16
+    assert torch.load(checkpoint, weights_only=True)["gan"]["images_seen"] == 16
     run = train(composed("train", *WORDS, f"runs_dir={tmp_path}"))
     assert_same(run, whole)
     leftovers = [path.name for path in checkpoint.parent.iterdir() if "tmp" in path.name]

@@ -97,6 +97,18 @@ def test_a_killed_gan_ends_where_it_would_have(base, tmp_path):
         assert torch.equal(tensor, tensors(run)[name]), name
 
 
+def test_a_killed_gan_goes_on_with_its_augmentation(toy_runs, tmp_path):
+    """p rises by a fifth with every batch; what it was and what is drawn survive the interruption, to the bit."""
+    ada = ("augment=ada", "augment/pipe=bgcfnc", "model.ada_target=-2", "model.ada_kimg=0.02", "model.ada_interval=1")
+    whole = gan(toy_runs, *ada)
+    run = killed_and_repeated(tmp_path, *BASE, *ada, "seed=0")
+    for done in (whole, run):
+        assert done.metrics["ada_p"] == pytest.approx(0.8)
+        assert pd.read_csv(done.path / "metrics.csv")["ada/p"].tolist() == pytest.approx([0.3, 0.7])
+    for name, tensor in tensors(whole).items():
+        assert torch.equal(tensor, tensors(run)[name]), name
+
+
 def test_fine_tuning_starts_from_the_weights(base, toy_runs):
     run = train(
         composed(
@@ -235,7 +247,7 @@ from pathlib import Path
 import acne_lab.callbacks as callbacks
 save = callbacks.TorchCheckpointIO.save_checkpoint
 def save_on_a_full_disk(self, checkpoint, path, storage_options=None):
-    if checkpoint["images_seen"] == 16:
+    if checkpoint["gan"]["images_seen"] == 16:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
     save(self, checkpoint, path, storage_options)
 callbacks.TorchCheckpointIO.save_checkpoint = save_on_a_full_disk
@@ -248,7 +260,7 @@ main()
     assert "the checkpoint before it is intact" in done.stderr
     [path] = tmp_path.glob("train/*/checkpoints")
     assert [file.name for file in path.iterdir()] == ["last.ckpt"]
-    assert torch.load(path / "last.ckpt", weights_only=True)["images_seen"] == 8
+    assert torch.load(path / "last.ckpt", weights_only=True)["gan"]["images_seen"] == 8
 
 
 def test_too_little_memory_says_what_needs_less(toy_runs, monkeypatch):
