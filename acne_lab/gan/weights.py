@@ -27,6 +27,7 @@ from acne_lab.gan.released import DAMAGE, read_released
 NETWORKS_FILE = "networks.safetensors"
 NETWORKS = {"G": Generator, "G_ema": Generator, "D": Discriminator}
 SUFFIXES = (".safetensors", ".pkl", ".pt")
+MAX_MAPPING_LAYERS = 64  # a file that asks for a billion would never be through
 METADATA_KEY = "networks"  # one key: several would be written in any order, and runs are named by a file's bytes
 
 
@@ -76,8 +77,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
                 if name not in NETWORKS:
                     raise ValueError(f"{path} holds {key}: not a file of G_ema and D, as `acne-lab train` writes it")
                 networks.setdefault(name, {})[rest] = file.get_tensor(key).float()
-            return networks, json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+            arguments = json.loads(metadata.get(METADATA_KEY, "{}"))
+            return networks, {name: dict(arguments[name]) for name in arguments}
+    except (SafetensorError, json.JSONDecodeError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is damaged, cut short or no .safetensors file ({error}): copy it again") from error
 
 
@@ -169,9 +171,11 @@ def build_network(kind: str, init_kwargs: Mapping[str, Any], state: Mapping[str,
 def empty_network(kind: str, init_kwargs: Mapping[str, Any]) -> nn.Module:
     """The network without memory for its tensors, which are to be replaced."""
     try:
+        if init_kwargs.get("num_mapping_layers", 8) > MAX_MAPPING_LAYERS:
+            raise ValueError(f"at most {MAX_MAPPING_LAYERS} mapping layers")
         with torch.device("meta"):
             return NETWORKS[kind](**init_kwargs)
-    except TypeError as error:
+    except (*DAMAGE, RuntimeError) as error:
         raise ValueError(f"its arguments are not those of our networks ({error})") from error
 
 

@@ -126,6 +126,34 @@ def test_released_tensors_must_fit_their_arguments(networks):
         build_network("D", {"colour": 1}, state)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"colour": 1},
+        {"num_mapping_layers": 10**12},
+        {"img_resolution": 2**5000},
+        {"img_resolution": "large"},
+        {"img_resolution": 24},
+        {"channel_base": -1},
+        {"w_dim": 10**30},
+    ],
+)
+def test_impossible_arguments_in_a_file(networks, tmp_path, wrong):
+    path = tmp_path / "x.safetensors"
+    tensors = {f"G_ema.{key}": tensor for key, tensor in networks["G"].state_dict().items()}
+    save_file(tensors, path, {"networks": json.dumps({"G_ema": SMALL_G | wrong})})
+    with pytest.raises(ValueError, match=r"x\.safetensors, G_ema: its (arguments|tensors)"):
+        read_networks(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"G_ema": 5}'])
+def test_metadata_that_is_no_arguments(networks, tmp_path, text):
+    path = tmp_path / "x.safetensors"
+    save_file({f"G_ema.{key}": tensor for key, tensor in networks["G"].state_dict().items()}, path, {"networks": text})
+    with pytest.raises(ValueError, match=r"x\.safetensors is damaged"):
+        read_networks(path)
+
+
 # ---- .pt ---------------------------------------------------------------------------------------
 
 

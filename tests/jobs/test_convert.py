@@ -1,6 +1,7 @@
 """`acne-lab convert` from a run to every kind of file, and runs that start from such files."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -119,17 +120,19 @@ def test_training_starts_from_a_released_file(pkl, toy_runs):
     """Of another resolution, without labels; the run says tensor by tensor what fitted."""
     words = ("model.G.c_dim=4", "model.G.z_dim=8", "model.G.w_dim=12", "model.optimizer.lr=0", f"init_from={pkl}")
     run = train(composed("train", *BASE, "name=from_released", *words, f"runs_dir={toy_runs}"))
-    table = (run.path / "init_from.txt").read_text().splitlines()
-    headings = [line.split(":")[0] for line in table if " of the parameters " in line]
-    assert headings == ["G", "G_ema", "D"]
-    fates = {
-        line.split()[1]: line.split()[0] for line in table if line.startswith(("loaded", "partly", "init", "unused"))
-    }
-    assert fates["synthesis.b16.conv0.weight"] == "loaded"
-    assert fates["synthesis.b32.conv0.weight"] == "initialised"
-    assert fates["mapping.fc0.weight"] == "partly"
-    assert fates["b4.out.weight"] == "partly"
-    assert fates["b16.fromrgb.weight"] == "unused"  # 4 channels at 32 px are too few to hand an image on
+    fates = {}
+    for section in (run.path / "init_from.txt").read_text().strip().split("\n\n"):
+        heading, _, *lines = section.splitlines()
+        network = heading.split(":")[0]
+        assert re.match(rf"{network}: \d+% of the parameters", heading)
+        fates[network] = {line.split()[1]: line.split()[0] for line in lines}
+    assert list(fates) == ["G", "G_ema", "D"]
+    assert fates["G"] == fates["G_ema"]
+    assert fates["G"]["synthesis.b16.conv0.weight"] == "loaded"
+    assert fates["G"]["synthesis.b32.conv0.weight"] == "initialised"
+    assert fates["G"]["mapping.fc0.weight"] == "partly"
+    assert fates["D"]["b4.out.weight"] == "partly"
+    assert fates["D"]["b16.fromrgb.weight"] == "unused"  # 4 channels at 32 px are too few to hand an image on
     released, trained = read_networks(pkl), read_networks(run.path / NETWORKS_FILE)
     z = torch.randn(3, 8)
     expected = released["G_ema"].mapping(z)[:, 0]
