@@ -10,6 +10,7 @@ VERBS = {
     "generate": "sample a generated data set from one or more GANs (run=... num_images=...)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
     "report": "write a study's HTML page and report.md again (study=demo)",
+    "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",
     "runs": "list the runs",
 }
 

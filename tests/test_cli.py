@@ -27,7 +27,7 @@ def test_help_is_quick(words, limit):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < limit
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "runs"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "convert", "runs"])
 def test_every_verb_has_help(verb):
     assert verb in acne_lab("--help").stdout
     done = acne_lab(verb, "--help")
@@ -45,6 +45,7 @@ def test_every_verb_has_help(verb):
         (("prepare", "data=folder", "data.root=nowhere"), "nowhere"),
         (("generate", "run=nothing"), "there is no run nothing"),
         (("report", "study=nothing"), "no study nothing"),
+        (("convert", "file=nothing.pkl", "to=x.onnx"), "there is no nothing.pkl"),
     ],
 )
 def test_errors_are_one_clear_line(words, message, tmp_path):

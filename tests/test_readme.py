@@ -11,6 +11,7 @@ from PIL import Image
 from tiny import TINY_GRADER, TOY, composed
 
 from acne_lab.cli import VERBS
+from acne_lab.jobs.__main__ import PLAIN
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,7 +27,7 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
-WITH_CONFIG = [words for words in COMMANDS if words[1] not in ("report", "runs")]
+WITH_CONFIG = [words for words in COMMANDS if words[1] not in PLAIN]
 
 
 @pytest.mark.parametrize("words", WITH_CONFIG, ids=" ".join)

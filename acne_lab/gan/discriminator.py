@@ -115,7 +115,9 @@ class Discriminator(nn.Module):
         num_half_res: int = 0,
         conv_clamp: float | None = None,
     ) -> None:
+        init_kwargs = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.init_kwargs = init_kwargs
         self.img_resolution, self.img_channels, self.c_dim = img_resolution, img_channels, c_dim
         self.resolutions = block_resolutions(img_resolution)[:0:-1]  # from the top down to 8
         width = {r: channels(r, channel_base=channel_base, channel_max=channel_max) for r in (*self.resolutions, 4)}

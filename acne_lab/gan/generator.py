@@ -60,7 +60,7 @@ class SynthesisLayer(nn.Module):
         return noise * self.noise_strength
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, rngs: Sequence[Rng] | None, gain: float = 1.0) -> Tensor:
-        noise = self.noise(len(x), noise_mode, rngs)
+        noise = self.noise(x.shape[0], noise_mode, rngs)
         x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter, up=self.up)
         if noise is not None:
             x = x + noise.to(x.dtype)
@@ -129,7 +129,7 @@ class SynthesisBlock(nn.Module):
         dtype = half_dtype(ws.device) if self.half and not force_fp32 else torch.float32
         w = iter(ws.unbind(dim=1))
         if self.in_channels == 0:
-            x = self.const.to(dtype)[None].expand(len(ws), -1, -1, -1)
+            x = self.const.to(dtype)[None].expand(ws.shape[0], -1, -1, -1)
             x = x.contiguous(memory_format=torch.channels_last)
             x = self.conv1(x, next(w), noise_mode, rngs)
         elif self.architecture == "resnet":
@@ -235,7 +235,9 @@ class Generator(nn.Module):
         num_half_res: int = 0,
         conv_clamp: float | None = None,
     ) -> None:
+        init_kwargs = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.init_kwargs = init_kwargs  # written beside the weights, to build the network again
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.synthesis = Synthesis(

@@ -31,11 +31,13 @@ from acne_lab.callbacks import (
 from acne_lab.data.module import GanData, GraderData
 from acne_lab.data.pack import pack
 from acne_lab.data.table import ImageTable
-from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks, shipped_weights, transfer
+from acne_lab.gan.transfer import ROW_HEADER, transfer
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.module import Grader
+from acne_lab.jobs.convert import weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_run, find_table, open_run, rank, write_text
+from acne_lab.runs import Run, find_table, open_run, rank, write_text
 from acne_lab.tracking import finish, log_grading
 
 
@@ -135,32 +137,22 @@ def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
     return callbacks
 
 
-def weights_file(init_from: str | None, runs_dir: str) -> Path | None:
-    """The networks that `init_from` names: shipped weights, a safetensors file or a finished run."""
-    if init_from is None:
-        return None
-    path = shipped_weights(init_from) or Path(init_from)
-    if path.suffix != ".safetensors":
-        path = find_run(init_from, runs_dir).path / NETWORKS_FILE
-    if not path.exists():
-        raise ValueError(
-            f"init_from={init_from}: there is no {path}; give a GAN's run, a .safetensors file or shipped weights"
-        )
-    return path
-
-
 def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
-    """Load G, G_ema and D from a file; say and record what fitted."""
-    networks = load_networks(weights)
-    lines, summaries = [], []
-    for network, state in (("G", "G_ema"), ("G_ema", "G_ema"), ("D", "D")):
-        done = transfer(getattr(model, network), networks[state])
-        summaries.append(f"{network} from {state}: {done}")
-        lines.append(summaries[-1])
-        lines += [f"  initialised: {key}" for key in done.initialised] + [f"  unused: {key}" for key in done.unused]
+    """Load G, G_ema and D from a file; say what fitted, and record it tensor by tensor."""
+    networks = read_networks(weights)
+    if "D" not in networks:
+        raise ValueError(f"{weights} holds no discriminator: fine-tuning goes on with both networks")
+    networks.setdefault("G", networks["G_ema"])
+    table, summary = [], [f"init_from {weights.name}"]
+    for name in ("G", "G_ema", "D"):
+        done = transfer(getattr(model, name), networks[name].state_dict())
+        summary.append(f"  {name}: {done}")
+        if name != "G_ema":  # the same as G
+            summary += [f"    {row}" for row in done.rows if row.fate != "loaded"]
+        table += [f"{name}: {done}", ROW_HEADER, *map(str, done.rows), ""]
     if rank() == 0:
-        print(f"init_from {weights.name}", *summaries, sep="\n  ", file=sys.stderr)
-        write_text(run.path / "init_from.txt", "\n".join(lines) + "\n")
+        print(*summary, sep="\n", file=sys.stderr)
+        write_text(run.path / "init_from.txt", "\n".join(table))
 
 
 # ---- the grader --------------------------------------------------------------------------------

@@ -54,7 +54,10 @@ def upfirdn2d(
         x = upfirdn2d(x, f[None, :], (up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip_filter, gain)
         return upfirdn2d(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1), flip_filter)
 
-    return _UpFirDn2d.apply(x, f, (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain)
+    args = (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain
+    if not (torch.is_grad_enabled() and x.requires_grad):  # plain operators alone, which also export
+        return _forward(x, f, *args)
+    return _UpFirDn2d.apply(x, f, *args)
 
 
 class _UpFirDn2d(torch.autograd.Function):

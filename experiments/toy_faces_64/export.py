@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from acne_lab.gan.weights import NETWORKS_FILE
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
-save_file({name: tensor.to(torch.float16) for name, tensor in load_file(run / NETWORKS_FILE).items()}, out)
+save_networks(out, dtype=torch.float16, **read_networks(run / NETWORKS_FILE))
 print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")

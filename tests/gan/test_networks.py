@@ -1,27 +1,12 @@
 """Generator and discriminator: released names and shapes, modes, invariances."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from released_files import FACTS, RELEASED
 
 from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.layers import Mapping, minibatch_std
 
-FACTS = json.loads((Path(__file__).parent / "stylegan2_param_shapes.json").read_text())
-AUTO = {"channel_base": 16384, "num_mapping_layers": 2}
-RELEASED = {
-    "auto64": {"img_resolution": 64, **AUTO},
-    "auto128": {"img_resolution": 128, **AUTO},
-    "auto256": {"img_resolution": 256, **AUTO},
-    "auto256_c4": {"img_resolution": 256, "c_dim": 4, **AUTO},
-    "paper256": {"img_resolution": 256, "channel_base": 16384},
-    "auto512": {"img_resolution": 512, "num_mapping_layers": 2},
-    "stylegan2_1024": {"img_resolution": 1024},
-    "cifar_c10": {"img_resolution": 32, "c_dim": 10, "num_mapping_layers": 2},
-    "gray64": {"img_resolution": 64, "img_channels": 1, **AUTO},
-}
 SMALL = {"img_resolution": 16, "channel_base": 128, "channel_max": 16}
 SMALL_G = {**SMALL, "z_dim": 8, "w_dim": 12, "num_mapping_layers": 2}
 
