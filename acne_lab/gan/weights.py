@@ -3,6 +3,7 @@
 A GAN run leaves `networks.safetensors` (G_ema and D). Reading one executes nothing.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,33 @@ def load_networks(path: Path) -> dict[str, dict[str, Tensor]]:
     if not all(networks.values()):
         raise ValueError(f"{path} does not hold both G_ema and D")
     return networks
+
+
+def generator_arguments(state: dict[str, Tensor]) -> dict:
+    """Arguments of a `Generator` that this state dict fits, read from its names and shapes (in 32 bit, unclamped)."""
+
+    def numbers(pattern: str) -> list[int]:
+        return [int(found[1]) for name in state if (found := re.fullmatch(pattern, name))]
+
+    width = {r: len(state[f"synthesis.b{r}.conv1.weight"]) for r in numbers(r"synthesis\.b(\d+)\.conv1\.weight")}
+    resolution = max(width)
+    w_dim = state["synthesis.b4.conv1.affine.weight"].shape[1]
+    c_dim = state["mapping.embed.weight"].shape[1] if "mapping.embed.weight" in state else 0
+    if "synthesis.b8.skip.weight" in state:
+        architecture = "resnet"
+    else:
+        architecture = "skip" if "synthesis.b4.torgb.weight" in state else "orig"
+    return {
+        "img_resolution": resolution,
+        "img_channels": len(state[f"synthesis.b{resolution}.torgb.weight"]),
+        "z_dim": state["mapping.fc0.weight"].shape[1] - (w_dim if c_dim else 0),
+        "c_dim": c_dim,
+        "w_dim": w_dim,
+        "num_mapping_layers": len(numbers(r"mapping\.fc(\d+)\.weight")),
+        "channel_base": max(r * channels for r, channels in width.items()),
+        "channel_max": max(width.values()),
+        "architecture": architecture,
+    }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 
 from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.layers import Mapping, minibatch_std
+from acne_lab.gan.weights import generator_arguments
 
 FACTS = json.loads((Path(__file__).parent / "stylegan2_param_shapes.json").read_text())
 AUTO = {"channel_base": 16384, "num_mapping_layers": 2}
@@ -37,6 +38,17 @@ def test_names_and_shapes_are_the_released_ones(name):
         assert {k: list(p.shape) for k, p in network.named_parameters()} == facts["params"]
         assert {k: list(b.shape) for k, b in network.named_buffers()} == facts["buffers"]
         assert sum(p.numel() for p in network.parameters()) == facts["n_params"]
+
+
+@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
+def test_weights_tell_their_architecture(name, architecture):
+    with torch.device("meta"):
+        G = Generator(**RELEASED[name], architecture=architecture)
+        again = Generator(**generator_arguments(G.state_dict()))
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in G.state_dict().items()}
+    assert (again.z_dim, again.c_dim, again.num_ws) == (G.z_dim, G.c_dim, G.num_ws)
+    assert again.synthesis.b8.architecture == architecture
 
 
 @pytest.mark.parametrize("architecture", ["skip", "resnet", "orig"])
