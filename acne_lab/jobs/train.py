@@ -3,7 +3,6 @@
 Kill it at any moment and repeat the command: it goes on from the last tick (GAN) or epoch (grader).
 """
 
-import hashlib
 import logging
 import sys
 import warnings
@@ -24,7 +23,7 @@ from acne_lab.gan.weights import NETWORKS_FILE, load_networks, save_networks, sh
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.prepare import table_of
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_run, find_table, open_run, write_text
+from acne_lab.runs import Run, file_key, find_run, find_table, open_run, write_text
 from acne_lab.tracking import finish, log_grading
 
 
@@ -259,7 +258,3 @@ def fit(
     if close:
         finish(logger)
     return logger, trainer
-
-
-def file_key(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
