@@ -254,16 +254,21 @@ class Progress(pl.Callback):
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded and clipped; gray becomes RGB: [N, 1 or 3, H, W] -> uint8 [N, 3, H, W]."""
-    pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels
+    """[-1, 1] -> 0..255, rounded and clipped: [N, C, H, W] -> uint8 of the same shape."""
+    return (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_pictures(images: Tensor) -> list[Image.Image]:
+    """uint8 [N, C, H, W] -> N pictures: gray for one channel, RGB for three, RGBA for four."""
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image) for image in pixels]
 
 
 def grid(images: Tensor, *, columns: int) -> Image.Image:
-    """Tile uint8 [N, 3, H, W] row by row; missing tiles at the end are black."""
+    """Tile uint8 [N, C, H, W] row by row; missing tiles at the end are black, or transparent if images can be."""
     n, c, h, w = images.shape
     rows = -(-n // columns)
     tiles = torch.zeros(rows * columns, c, h, w, dtype=torch.uint8)
     tiles[:n] = images
-    picture = tiles.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)
-    return Image.fromarray(picture.numpy())
+    picture = tiles.reshape(rows, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(1, c, rows * h, columns * w)
+    return as_pictures(picture)[0]

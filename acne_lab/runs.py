@@ -95,6 +95,11 @@ def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def file_key(path: Path) -> str:
+    """Sixteen hex digits of a file's content: the key of an input that is no run."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 @contextmanager
 def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[Run]:
     """Lock the run that `config` and `inputs` name, and mark it DONE when the block ends without an error.

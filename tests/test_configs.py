@@ -1,13 +1,18 @@
 """Every shipped config composes, builds and runs a step."""
 
+import importlib.util
+
 import pytest
 import torch
-from tiny import TINY_GAN, TINY_GRADER, TOY, composed
+from PIL import Image
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
 from acne_lab.build import CONF_DIR, build, divide
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
+from acne_lab.grade.backbone import PACKAGE
 from acne_lab.grade.module import Grader
+from acne_lab.jobs.generate import generate
 from acne_lab.jobs.train import train
 
 
@@ -25,6 +30,7 @@ def test_every_group_is_covered_here():
         "data",
         "model",
         "augment",
+        "mode",
         "stage",
         "grader",
         "trainer",
@@ -102,6 +108,27 @@ def test_graders_build_and_grade(name):
     model = build(config["model"], classes=["a", "b"])
     assert isinstance(model, Grader)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", options("mode"))
+def test_modes_draw(name, tmp_path):
+    """A table or a sheet of each, with all options as they are but the number of frames or steps."""
+    weights = tiny_weights(tmp_path / "tiny.safetensors")
+    run = f"{{a: '{weights}', b: '{weights}'}}" if name == "walk" else str(weights)
+    small = {
+        "table": ["num_images=4"],
+        "video": ["mode.num_frames=2"],
+        "project": [f"mode.file='{tmp_path / 'face.png'}'", "mode.num_steps=2"],
+    }
+    if name == "project":
+        if importlib.util.find_spec(PACKAGE) is None:
+            pytest.skip("the weights package is not there")
+        Image.new("RGB", (20, 30)).save(tmp_path / "face.png")
+    config = composed("generate", f"run={run}", f"mode={name}", *small.get(name, ()), f"runs_dir={tmp_path}")
+    made = generate(config)
+    assert made.done
+    assert (made.path / ("table/metadata.csv" if name == "table" else "sheet.png")).exists()
+    assert made.path.name.startswith("generated-" if name == "table" else f"{name}-")
 
 
 @pytest.mark.parametrize("name", options("logger"))

@@ -1,8 +1,13 @@
 """The smallest data and networks with which every job runs, and configs as the command line composes them."""
 
+from pathlib import Path
+
+import torch
 from hydra import compose, initialize_config_dir
 
 from acne_lab.build import CONF_DIR, resolved, table_overrides
+from acne_lab.gan import Discriminator, Generator
+from acne_lab.gan.weights import read_networks, save_networks
 
 # 80 faces of 32 px, 20 of each severity.
 TOY = (
@@ -34,3 +39,16 @@ def composed(root: str, *overrides: str) -> dict:
     """The resolved config of a verb with overrides, as the command line would make it."""
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return resolved(compose(root, overrides=table_overrides(list(overrides)), return_hydra_config=False))
+
+
+def tiny_weights(path: Path, *, start_from: Path | None = None, **arguments: int) -> Path:
+    """A weights file of a random generator of 16 px, or of a slightly changed one of another file."""
+    torch.manual_seed(0)
+    size = {"img_resolution": 16, "channel_base": 128, "channel_max": 16}
+    G = Generator(**{**size, "z_dim": 16, "w_dim": 16, "num_mapping_layers": 2, **arguments})
+    if start_from is not None:
+        G.load_state_dict(read_networks(start_from)["G_ema"].state_dict())
+        with torch.no_grad():
+            G.synthesis.b16.conv1.bias += 0.1
+    save_networks(path, G_ema=G, D=Discriminator(**size, c_dim=G.c_dim, img_channels=G.img_channels))
+    return path

@@ -54,18 +54,6 @@ def save_networks(path: Path, *, dtype: torch.dtype | None = None, **networks: n
     aside.replace(path)
 
 
-def load_networks(path: Path) -> dict[str, dict[str, Tensor]]:
-    """{"G_ema": state, "D": state}, and "G" if it is there, in float32, of a file of ours.
-
-    Raises:
-        ValueError: the file is damaged or does not hold G_ema and D.
-    """
-    networks, _ = _read_safetensors(path)
-    if not {"G_ema", "D"} <= set(networks):
-        raise ValueError(f"{path} does not hold both G_ema and D")
-    return networks
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
     """State dicts and constructor arguments by network; older files have no arguments."""
     networks: dict[str, dict[str, Tensor]] = {}

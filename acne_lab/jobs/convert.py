@@ -15,8 +15,9 @@ from torch import nn
 
 from acne_lab.gan.export import to_onnx, to_torchscript
 from acne_lab.gan.generator import Generator
-from acne_lab.gan.weights import NETWORKS_FILE, SUFFIXES, read_networks, save_networks, shipped_weights
-from acne_lab.runs import find_run, write_text
+from acne_lab.gan.weights import read_networks, save_networks
+from acne_lab.jobs.gans import weights_file
+from acne_lab.runs import write_text
 
 TARGETS = (".safetensors", ".pt", ".onnx")
 ARGUMENTS = {"file", "to", "overwrite", "runs_dir"}
@@ -65,18 +66,6 @@ def export(G_ema: Generator, target: Path) -> None:
     finally:
         aside.unlink(missing_ok=True)
     print(f"  G_ema's images from {target.name}: {checked}", file=sys.stderr)
-
-
-def weights_file(reference: str | None, runs_dir: str) -> Path | None:
-    """The file that `reference` names: shipped weights, a file of networks (.safetensors, .pkl, .pt) or a GAN's run."""
-    if reference is None:
-        return None
-    path = shipped_weights(reference) or Path(reference)
-    if path.suffix not in SUFFIXES and not path.is_file():
-        path = find_run(reference, runs_dir).path / NETWORKS_FILE
-    if not path.exists():
-        raise ValueError(f"there is no {path}: give a GAN's run, a file ({', '.join(SUFFIXES)}) or shipped weights")
-    return path
 
 
 def description(network: nn.Module) -> str:

@@ -1,4 +1,7 @@
-"""`acne-lab generate run=<run> num_images=500`: a generated image table, with the lineage of every image."""
+"""`acne-lab generate run=<run> num_images=500`: a generated image table, with the lineage of every image.
+
+With `mode=seeds|psi|mix|video|sefa|walk|project` it draws pictures of the latent space instead: `explore.py`.
+"""
 
 import hashlib
 from pathlib import Path
@@ -8,31 +11,41 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from acne_lab.build import build, run_logger
-from acne_lab.callbacks import to_uint8
+from acne_lab.build import run_logger
+from acne_lab.callbacks import as_pictures, to_uint8
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.generator import Generator
-from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.gan.latent import seeded_z
+from acne_lab.jobs.explore import explore
+from acne_lab.jobs.gans import Gan, checked_psi, find_gan, load_generator
 from acne_lab.report.plots import contact_sheet
-from acne_lab.runs import Run, find_run, open_run
+from acne_lab.runs import Run, open_run
 from acne_lab.tracking import finish, log_figures
 
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 
 
 def generate(config: dict) -> Run:
+    """Write an image table, or draw what `config["mode"]` describes."""
+    return explore(config) if config["mode"] else write_table(config)
+
+
+def write_table(config: dict) -> Run:
     """Sample each severity from its GAN (or all from one conditional GAN) and write them as one table."""
     if config["format"] not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, not {config['format']}")
+    checked_psi(config["psi"])
     plan = sampling_plan(config)
-    runs = {gan.key: gan for gan, _, _ in plan}
+    if config["format"] == "jpg" and any(gan.num_channels == 4 for gan, _, _ in plan):
+        raise ValueError("JPEG has no transparency, and these images have: format=png")
+    gans = {gan.key: gan for gan, _, _ in plan}
     with open_run(config, job="generate", inputs=[f"{severity}:{gan.key}" for gan, severity, _ in plan]) as run:
         if run.done:
             return run
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
         folder = run.path / "table"
-        generators = {key: load_generator(gan) for key, gan in runs.items()}
+        generators = {key: load_generator(gan) for key, gan in gans.items()}
         rows = []
         with tqdm(total=sum(n for _, _, n in plan), unit="img", desc="generate") as bar:
             for gan, severity, num_images in plan:
@@ -40,7 +53,7 @@ def generate(config: dict) -> Run:
                 rows += sample(generators[gan.key], gan, severity, seeds, config, folder, bar)
         table = pd.DataFrame(rows)
         table["split"] = split_column(table, val_share=config["val_share"])
-        classes = tuple(plan[0][0].metrics["classes"])
+        classes = plan[0][0].classes
         report = {"notes": [f"generated with psi={config['psi']}, seed={config['seed']}"]}
         written = ImageTable(root=folder, rows=table, classes=classes, report=report, boxes=None)
         written.write()
@@ -53,8 +66,8 @@ def generate(config: dict) -> Run:
     return run
 
 
-def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
-    """(GAN run, severity, number of images) triples, in the order of the classes.
+def sampling_plan(config: dict) -> list[tuple[Gan, str, int]]:
+    """(GAN, severity, number of images) triples, in the order of the classes.
 
     Raises:
         ValueError: the counts name a severity that no GAN has learned, or the GANs disagree about the classes.
@@ -62,19 +75,18 @@ def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
     given = config["run"]
     if isinstance(given, dict):
         given = {str(severity): run for severity, run in given.items()}  # a class may be called 0
-    gans = [find_run(r, config["runs_dir"]) for r in (given.values() if isinstance(given, dict) else [given])]
-    for gan in gans:
-        if not (gan.path / NETWORKS_FILE).exists():
-            raise ValueError(f"{gan.path} is not a GAN's run: it has no {NETWORKS_FILE}")
-    classes = gans[0].metrics["classes"]
-    if any(gan.metrics["classes"] != classes for gan in gans):
+    gans = [find_gan(r, config["runs_dir"]) for r in (given.values() if isinstance(given, dict) else [given])]
+    classes = gans[0].classes
+    if any(gan.classes != classes for gan in gans):
         raise ValueError("the GANs were trained on data with different classes: generate from them one by one")
     if isinstance(given, dict):
+        if unknown := set(given) - set(classes):
+            raise ValueError(f"run names {', '.join(sorted(unknown))}, but the classes are {', '.join(classes)}")
         by_severity = dict(zip(given, gans, strict=True))
-    elif gans[0].config["model"]["G"]["c_dim"]:
+    elif gans[0].is_conditional:
         by_severity = dict.fromkeys(classes, gans[0])
     else:
-        by_severity = {gans[0].metrics["severity"] or "": gans[0]}
+        by_severity = {gans[0].severity or "": gans[0]}
 
     counts = config["counts"]
     if counts is not None:
@@ -92,14 +104,7 @@ def sampling_plan(config: dict) -> list[tuple[Run, str, int]]:
     return [(by_severity[name], name, counts[name]) for name in order]
 
 
-def load_generator(gan: Run) -> Generator:
-    G = build(gan.config["model"]["G"])
-    G.load_state_dict(load_networks(gan.path / NETWORKS_FILE)["G_ema"])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return G.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-
-
-def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, folder: Path, bar: tqdm) -> list[dict]:
+def sample(G: Generator, gan: Gan, severity: str, seeds: range, config: dict, folder: Path, bar: tqdm) -> list[dict]:
     """Write one image a seed; return their rows. An image depends on (seed, its number), not on its batch."""
     images_dir = folder / "images" / (severity or "unknown")
     images_dir.mkdir(parents=True, exist_ok=True)
@@ -107,17 +112,13 @@ def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, fo
     rows = []
     for start in range(0, len(seeds), config["batch_size"]):
         batch = seeds[start : start + config["batch_size"]]
-        rngs = [torch.Generator().manual_seed((config["seed"] << 32) + number) for number in batch]
-        z = torch.stack([torch.randn(G.z_dim, generator=rng) for rng in rngs])
-        z = z.to(device)
-        c = None
-        if G.c_dim:
-            c = torch.zeros(len(batch), G.c_dim, device=device)
-            c[:, gan.metrics["classes"].index(severity)] = 1
-        images = to_uint8(G(z, c, truncation_psi=config["psi"], rngs=rngs)).permute(0, 2, 3, 1).cpu().numpy()
-        for number, pixels in zip(batch, images, strict=True):
+        z, rngs = seeded_z(batch, z_dim=G.z_dim, seed=config["seed"])
+        label = gan.label(severity if gan.is_conditional else None)
+        c = None if label is None else label.repeat(len(batch), 1).to(device)
+        images = to_uint8(G(z.to(device), c, truncation_psi=config["psi"], rngs=rngs))
+        for number, picture in zip(batch, as_pictures(images), strict=True):
             path = images_dir / f"seed{number:06d}.{config['format']}"
-            Image.fromarray(pixels).save(path, **FORMATS[config["format"]])
+            picture.save(path, **FORMATS[config["format"]])
             rows.append(
                 {
                     "file_name": path.relative_to(folder).as_posix(),
@@ -125,7 +126,7 @@ def sample(G: Generator, gan: Run, severity: str, seeds: range, config: dict, fo
                     "lesions": None,
                     "subject": f"generated-{number:06d}",
                     "source": "generated",
-                    "parent": f"train/{gan.path.name}",
+                    "parent": gan.name,
                     "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                     "seed": number,
                 }

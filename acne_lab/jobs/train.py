@@ -3,7 +3,6 @@
 Kill it at any moment and repeat the command: it goes on from the last tick (GAN) or epoch (grader).
 """
 
-import hashlib
 import logging
 import os
 import sys
@@ -34,10 +33,10 @@ from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.module import Grader
-from acne_lab.jobs.convert import weights_file
+from acne_lab.jobs.gans import weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_table, open_run, rank, write_text
+from acne_lab.runs import Run, file_key, find_table, open_run, rank, write_text
 from acne_lab.tracking import finish, log_grading
 
 
@@ -76,7 +75,7 @@ def train_gan(config: dict) -> Run:
         raise ValueError(f"{table.root} has no training images" + (f" of severity {severity}" if severity else ""))
     if config["model"]["G"]["c_dim"] and (rows.labels < 0).any():
         raise ValueError(f"{table.root} has images without a severity: a conditional GAN needs them all labelled")
-    weights = weights_file(config["init_from"], config["runs_dir"])
+    weights = weights_file(config["init_from"], config["runs_dir"]) if config["init_from"] else None
     inputs = [table.key] + ([file_key(weights)] if weights else [])
 
     with open_run(config, job="train", inputs=inputs) as run:
@@ -324,7 +323,3 @@ def out_of_memory(config: dict) -> str:
             f"  data.resolution={config['data']['resolution'] // 2}: a quarter of the activations",
         )
     )
-
-
-def file_key(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

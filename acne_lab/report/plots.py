@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # CSS variable: (light, dark). Light colours must be distinct: by them the SVG is recoloured.
 # The six series keep apart for the common kinds of colour blindness; the ramp runs from mild to very severe.
@@ -242,14 +242,56 @@ def shrunk(image: Image.Image, *, width: int) -> Image.Image:
     return (image.resize((width, height), Image.Resampling.LANCZOS) if image.width > width else image).convert("RGB")
 
 
-def contact_sheet(rows: Sequence[Sequence[Image.Image]], *, side: int, gap: int = 4) -> Image.Image:
-    """Rows of thumbnails on white, each scaled to `side` pixels."""
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image | None]],
+    *,
+    side: int,
+    gap: int = 4,
+    captions: Sequence[Sequence[str]] = (),
+    row_labels: Sequence[str] = (),
+) -> Image.Image:
+    """Rows of thumbnails on white, each scaled to `side` pixels.
+
+    Args:
+        rows: pictures of any mode; transparent parts become white, None leaves a place empty.
+        side: of a thumbnail, in pixels.
+        gap: between thumbnails, in pixels.
+        captions: what stands above the pictures of the first, second, ... row; a row without any needs no space.
+        row_labels: what stands on the left of each row.
+    """
+    font = ImageFont.load_default(size=max(12, side // 10))
+    line = round(1.6 * font.size)
+    left = max((round(font.getlength(label)) + line for label in row_labels), default=0)
+    above = [line if any(row) else 0 for row in captions] + [0] * (len(rows) - len(captions))
     columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (columns * (side + gap) - gap, len(rows) * (side + gap) - gap), "white")
+    height = sum(above) + len(rows) * (side + gap) - gap
+    sheet = Image.new("RGB", (left + columns * (side + gap) - gap, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = 0
     for y, row in enumerate(rows):
+        for x, caption in enumerate(captions[y] if above[y] else ()):
+            middle = (left + x * (side + gap) + side / 2, top + line / 2)
+            draw.text(middle, caption, fill=INK, font=font, anchor="mm")
+        top += above[y]
+        if row_labels:
+            draw.text((line / 2, top + side / 2), row_labels[y], fill=INK, font=font, anchor="lm")
         for x, image in enumerate(row):
-            sheet.paste(image.resize((side, side), Image.Resampling.LANCZOS), (x * (side + gap), y * (side + gap)))
+            if image is not None:
+                small = image.resize((side, side), Image.Resampling.LANCZOS)
+                mask = small if small.mode == "RGBA" else None
+                sheet.paste(small, (left + x * (side + gap), top), mask)
+        top += side + gap
     return sheet
+
+
+def projection_figure(curve: pd.DataFrame) -> Figure:
+    """Distance to the photograph at each step of a projection (columns step and distance)."""
+    with rc_context(_STYLE):
+        figure, (axes,) = _grid(rows=1, columns=1, height=2.6)
+        axes.plot(curve["step"], curve["distance"], color=SERIES[0], **_dot_if_single(curve))
+        axes.set(title="Perceptual distance to the photograph", xlabel="step")
+        axes.set_ylim(bottom=0)
+        return figure
 
 
 def encoded(image: Image.Image) -> tuple[str, bytes]:

@@ -14,7 +14,6 @@ from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.weights import (
     build_network,
     build_released,
-    load_networks,
     read_networks,
     save_networks,
     shipped_weights,
@@ -66,8 +65,8 @@ def test_half_precision_is_read_as_float(networks, tmp_path):
     path = tmp_path / "x.safetensors"
     save_networks(path, dtype=torch.float16, G_ema=networks["G"], D=networks["D"])
     assert load_file(path)["D.b4.out.weight"].dtype == torch.float16
-    for state in (load_networks(path)["D"], read_networks(path)["D"].state_dict()):
-        torch.testing.assert_close(state["b4.out.weight"], networks["D"].b4.out.weight.half().float())
+    again = read_networks(path)["D"].b4.out.weight
+    torch.testing.assert_close(again, networks["D"].b4.out.weight.half().float())
 
 
 def test_a_file_without_arguments_is_read_by_its_shapes(networks, tmp_path):
@@ -251,21 +250,20 @@ def test_other_torch_files_say_what_is_in_them(tmp_path):
 # ---- wrong files -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reader", [load_networks, read_networks])
-def test_wrong_safetensors(networks, tmp_path, reader):
+def test_wrong_safetensors(networks, tmp_path):
     path = tmp_path / "x.safetensors"
     save_networks(path, **networks)
     whole = path.read_bytes()
     for data in (whole[:-1], whole[:100], b"", b"text", b"\xff" * 8 + whole[8:]):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=r"x\.safetensors is damaged, cut short"):
-            reader(path)
+            read_networks(path)
     save_file({"layer.weight": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"holds layer\.weight"):
-        reader(path)
+        read_networks(path)
     save_networks(path, D=networks["D"])
-    with pytest.raises(ValueError, match=r"x\.safetensors (does not hold both|holds no generator)"):
-        reader(path)
+    with pytest.raises(ValueError, match=r"x\.safetensors holds no generator"):
+        read_networks(path)
 
 
 def test_missing_files_and_other_kinds(tmp_path):

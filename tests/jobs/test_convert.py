@@ -11,7 +11,7 @@ from tiny import TINY_GAN, TOY, composed
 
 from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.export import Exported, inputs
-from acne_lab.gan.weights import NETWORKS_FILE, load_networks, read_networks
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.convert import convert, main
 from acne_lab.jobs.train import train
 
@@ -94,7 +94,7 @@ def test_a_target_is_overwritten_only_on_demand(pkl, tmp_path):
         convert(str(pkl), str(target))
     assert not target.exists()
     convert(str(pkl), str(target), overwrite=True)
-    assert set(load_networks(target)) == {"G", "G_ema", "D"}
+    assert set(read_networks(target)) == {"G", "G_ema", "D"}
     assert "img_resolution" in (tmp_path / "x.json").read_text()
 
 

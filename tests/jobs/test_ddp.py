@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from tiny import TINY_GAN, TOY, composed
 
-from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.train import train
 from acne_lab.runs import Run
 
@@ -36,7 +36,8 @@ def command(*words, runs_dir):
 
 
 def tensors(run):
-    return {f"{n}.{k}": v for n, state in load_networks(run.path / NETWORKS_FILE).items() for k, v in state.items()}
+    networks = read_networks(run.path / NETWORKS_FILE)
+    return {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
 
 
 def assert_close(state, reference):

@@ -6,17 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.generate import generate, sampling_plan, split_column
 from acne_lab.jobs.report import newest_study
 from acne_lab.jobs.study import expand, fill, in_order
-from acne_lab.jobs.train import train
 
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
 
@@ -107,44 +104,6 @@ def test_on_real_photographs(command):
     path, story = study_of(lines, command.folder)
     assert {"gan_clear", "gan_spotted"} < set(story["stages"])
     assert (path / "report.html").exists()
-
-
-def test_generate(toy_runs, tmp_path):
-    gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
-    common = (f"run={gan.path}", "num_images=7")
-    by_batch = [(*common, f"batch_size={n}", f"runs_dir={tmp_path / str(n)}") for n in (3, 7)]
-    tables = [ImageTable.read(generate(composed("generate", *words)).path) for words in by_batch]
-    pixels = [np.stack([np.asarray(Image.open(p), dtype=int) for p in table.paths]) for table in tables]
-    assert np.abs(pixels[0] - pixels[1]).max() <= 1  # the last bit of a sum may round differently
-    assert tables[0].rows["severity"].fillna("").eq("").all()  # the base model knows no severity
-    other = ImageTable.read(
-        generate(composed("generate", *common, "seed=1", "format=jpg", f"runs_dir={tmp_path}")).path
-    )
-    assert [path.suffix for path in other.paths] == [".jpg"] * 7
-
-
-def test_generate_refuses_what_was_not_learned(toy_runs):
-    gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
-    config = composed("generate", f"run={gan.path}", "counts={severe: 3}", f"runs_dir={toy_runs}")
-    with pytest.raises(ValueError, match="counts asks for severe"):
-        generate(config)
-
-
-def test_counts_decide(toy_runs):
-    words = ("experiment=gan_severity", "init_from=null", *TOY, *TINY_GAN, f"runs_dir={toy_runs}")
-    gans = {s: train(composed("train", *words, f"stage.severity={s}")).path for s in ("mild", "severe")}
-    run = "run={" + ",".join(f"{severity}:'{path}'" for severity, path in gans.items()) + "}"
-    config = composed("generate", run, "counts={severe: 3, mild: 2}", f"runs_dir={toy_runs}")
-    assert [(severity, n) for _, severity, n in sampling_plan(config)] == [("mild", 2), ("severe", 3)]
-    config = composed("generate", run, "num_images=5", f"runs_dir={toy_runs}")
-    assert sum(n for *_, n in sampling_plan(config)) == 5
-
-
-def test_split_column_validates_a_share_of_each_severity():
-    table = pd.DataFrame({"severity": ["mild"] * 40 + ["severe"] * 20})
-    counts = split_column(table, val_share=0.15).groupby(table["severity"]).value_counts()
-    assert counts[("mild", "val")] == 6
-    assert counts[("severe", "val")] == 3
 
 
 def test_stage_names_and_references():

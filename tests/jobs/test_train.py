@@ -12,7 +12,7 @@ import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.table import ImageTable
-from acne_lab.gan.weights import NETWORKS_FILE, load_networks
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.generate import generate
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.train import train
@@ -31,7 +31,8 @@ def base(toy_runs):
 
 
 def tensors(run):
-    return {f"{n}.{k}": v for n, state in load_networks(run.path / NETWORKS_FILE).items() for k, v in state.items()}
+    networks = read_networks(run.path / NETWORKS_FILE)
+    return {f"{name}.{k}": v for name, network in networks.items() for k, v in network.state_dict().items()}
 
 
 def test_a_gan_run_is_complete(base):
@@ -69,7 +70,7 @@ def test_a_finished_run_is_not_trained_again(base, toy_runs):
 def test_same_seed_same_networks(base, toy_runs, tmp_path):
     prepare(composed("prepare", *TOY, f"runs_dir={tmp_path}"))
     other = gan(tmp_path)
-    assert other.path.name == base.path.name
+    assert other.key == base.key
     for name, tensor in tensors(base).items():
         assert torch.equal(tensor, tensors(other)[name]), name
 

@@ -121,3 +121,30 @@ def test_contact_sheet_places_rows():
     assert sheet.getpixel((15, 5)) == (255, 0, 0)
     assert sheet.getpixel((5, 15)) == (0, 0, 255)
     assert sheet.getpixel((15, 15)) == (255, 255, 255)
+
+
+def test_contact_sheet_shows_gray_and_transparent_pictures():
+    gray, clear = Image.new("L", (8, 8), 77), Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    sheet = plots.contact_sheet([[gray, clear, None]], side=8, gap=0)
+    assert [sheet.getpixel((x, 4)) for x in (4, 12, 20)] == [(77,) * 3, (255,) * 3, (255,) * 3]
+
+
+def test_contact_sheet_makes_room_for_labels():
+    """Text stands left of the second row and above the first one, whose pictures stay where they belong."""
+    black = Image.new("RGB", (40, 40), "black")
+    bare = plots.contact_sheet([[black], [black]], side=40, gap=0)
+    sheet = plots.contact_sheet([[black], [black]], side=40, gap=0, captions=[["mild"]], row_labels=["", "seed 3"])
+    left, top = sheet.width - bare.width, sheet.height - bare.height
+    assert left > 40 > top > 0
+    assert sheet.crop((left, top, *sheet.size)).tobytes() == bare.tobytes()
+    ink = np.asarray(sheet.convert("L")) < 128
+    assert ink[:top, left:].any()
+    assert not ink[: top + 40, :left].any()
+    assert ink[top + 40 :, :left].any()
+
+
+def test_projection_figure_starts_at_zero():
+    figure = plots.projection_figure(pd.DataFrame({"step": [0, 1, 2], "distance": [0.9, 0.5, 0.4]}))
+    [axes] = figure.axes
+    assert axes.lines[0].get_ydata().tolist() == [0.9, 0.5, 0.4]
+    assert axes.get_ylim()[0] == 0

@@ -1,0 +1,110 @@
+"""What `run=` names: the generator of a finished GAN run, of the weights that come with the package, or of a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from acne_lab.gan.generator import Generator
+from acne_lab.gan.weights import NETWORKS_FILE, SUFFIXES, read_networks, shipped_weights
+from acne_lab.runs import Run, file_key, find_run
+
+PSI_MIN, PSI_MAX = -1.0, 2.0  # beyond, every face is a caricature of the mean one or falls apart
+
+
+@dataclass(frozen=True)
+class Gan:
+    """A trained generator and what it has learned.
+
+    Args:
+        name: for the lineage of its images: `train/gan_mild-0123456789`, or the name of a weights file.
+        key: of its run, or of its file's content.
+        weights: G_ema and D.
+        config: arguments of its generator.
+        classes: severities from mild to very severe; without a run nobody knows their names.
+        severity: the one it was trained on; None is all.
+    """
+
+    name: str
+    key: str
+    weights: Path
+    config: dict
+    classes: tuple[str, ...]
+    severity: str | None
+
+    @property
+    def is_conditional(self) -> bool:
+        return self.config.get("c_dim", 0) > 0
+
+    @property
+    def num_channels(self) -> int:
+        return self.config.get("img_channels", 3)
+
+    def label(self, severity: str | None) -> torch.Tensor | None:
+        """One-hot label [c_dim] of a severity; None for a generator that takes no labels.
+
+        Raises:
+            ValueError: a conditional generator needs one that it knows, any other takes none.
+        """
+        if not self.is_conditional:
+            if severity is not None:
+                raise ValueError(f"{self.name} is not conditional: leave severity={severity} out")
+            return None
+        if str(severity) not in self.classes:
+            raise ValueError(f"{self.name} is conditional: choose a severity out of {', '.join(self.classes)}")
+        return torch.eye(len(self.classes))[self.classes.index(str(severity))]
+
+
+def weights_file(reference: str, runs_dir: str) -> Path:
+    """The file that `reference` names: shipped weights, a file of networks (.safetensors, .pkl, .pt) or a GAN's run.
+
+    Raises:
+        ValueError: there is none, or the run is no GAN's or not finished.
+    """
+    path = shipped_weights(reference) or Path(reference)
+    if path.suffix in SUFFIXES or path.is_file():
+        if not path.is_file():
+            raise ValueError(f"there is no {path}: give a GAN's run, a file ({', '.join(SUFFIXES)}) or shipped weights")
+        return path
+    run = find_run(reference, runs_dir)
+    if not (run.path / NETWORKS_FILE).exists():
+        raise ValueError(f"{run.path} is not a GAN's run: it has no {NETWORKS_FILE}")
+    return run.path / NETWORKS_FILE
+
+
+def find_gan(reference: str, runs_dir: str) -> Gan:
+    """The GAN of a run, of shipped weights (`toy_faces_64`) or of a file; ValueError as `weights_file`."""
+    weights = weights_file(reference, runs_dir)
+    run = Run(weights.parent)
+    if weights.name == NETWORKS_FILE and run.done:
+        return Gan(
+            name=f"{run.job}/{run.path.name}",
+            key=run.key,
+            weights=weights,
+            config=run.config["model"]["G"],
+            classes=tuple(run.metrics["classes"]),
+            severity=run.metrics["severity"],
+        )
+    config = read_networks(weights)["G_ema"].init_kwargs
+    return Gan(
+        name=weights.stem,
+        key=file_key(weights),
+        weights=weights,
+        config=config,
+        classes=tuple(str(i) for i in range(config.get("c_dim", 0))),
+        severity=None,
+    )
+
+
+def load_generator(gan: Gan) -> Generator:
+    """Its averaged generator, on the GPU where there is one."""
+    G = read_networks(gan.weights)["G_ema"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return G.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def checked_psi(psi: float) -> float:
+    """psi; ValueError outside of [-1, 2]: 1 is the learned distribution, 0 the mean face, below 0 its opposites."""
+    if not PSI_MIN <= psi <= PSI_MAX:
+        raise ValueError(f"psi must be from {PSI_MIN:g} to {PSI_MAX:g} (0 is the mean face, 1 all faces), not {psi}")
+    return psi
