@@ -17,8 +17,12 @@ import torch
 from PIL import Image
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
+
+from acne_lab.metrics.distances import kernel_distance
+
+DISTANCE = "distance/efficientnet_lite0"  # of the tick's images from the training images
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -159,6 +163,43 @@ class DivergenceGuard(pl.Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self.num_poor = state["best"], state["num_poor"]
+
+
+class Evaluation(pl.Callback):
+    """Logs how far generated images are from the training images, as `DISTANCE`.
+
+    Args:
+        extractor: images [N, C, H, W] in [-1, 1] -> features [N, F].
+        every_ticks: ticks between evaluations.
+        num_images: generated ones, the same latents every time, and at most so many training images.
+    """
+
+    BATCH = 50
+
+    def __init__(self, extractor: nn.Module, *, every_ticks: int, num_images: int) -> None:
+        self.extractor, self.every_ticks, self.num_images = extractor, every_ticks, num_images
+        self.real: Tensor | None = None
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if (trainer.current_epoch + 1) % self.every_ticks:
+            return
+        self.extractor.to(module.device)
+        if self.real is None:
+            pixels = trainer.datamodule.pixels
+            chosen = np.linspace(0, len(pixels) - 1, min(self.num_images, len(pixels))).astype(int)
+            reals = torch.from_numpy(np.stack([pixels[i] for i in chosen])).permute(0, 3, 1, 2)
+            self.real = torch.cat(
+                [self.extractor(part.to(module.device) / 127.5 - 1) for part in reals.split(self.BATCH)]
+            )
+        z = torch.randn(self.num_images, module.G_ema.z_dim, generator=torch.Generator().manual_seed(1))
+        labels = torch.from_numpy(trainer.datamodule.labels)  # as often as in the data
+        labels = labels[torch.linspace(0, len(labels) - 1, self.num_images).long()]
+        fake = []
+        for part, classes in zip(z.split(self.BATCH), labels.split(self.BATCH), strict=True):
+            c = module.one_hot(classes.to(module.device))
+            fake.append(self.extractor(module.G_ema(part.to(module.device), c, noise_mode="const").clamp(-1, 1)))
+        module.log(DISTANCE, kernel_distance(torch.cat(fake), self.real))
 
 
 class SampleGrid(pl.Callback):

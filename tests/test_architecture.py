@@ -22,7 +22,7 @@ ROOT_FILES = {
     "runs.py": set(),
     "build.py": {"runs"},
     "tracking.py": {"runs"},
-    "callbacks.py": set(),
+    "callbacks.py": {"metrics"},
     "cli.py": set(),
 }
 

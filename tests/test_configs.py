@@ -13,6 +13,7 @@ from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.backbone import PACKAGE
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
+from acne_lab.jobs.study import expand, fill, in_order
 from acne_lab.jobs.train import train
 
 
@@ -139,18 +140,27 @@ def test_loggers(name):
 
 @pytest.mark.parametrize("name", options("study"))
 def test_studies_name_jobs_that_compose(name):
-    plan = composed("study", f"study={name}")["study"]
-    for stage in plan["stages"].values():
-        overrides = [o.replace("@", "").replace("{severity}", "mild") for o in stage["overrides"]]
-        overrides = [o for o in overrides if not o.startswith(("data=", "run="))]
-        composed(stage["job"], *overrides, *(("run=x",) if stage["job"] == "generate" else ()))
-    assert set(plan["arms"].values()) <= set(plan["stages"])
+    given = ("study.ffhq=x.pkl", "study.camera=phone") if name == "ffhq_hierarchy" else ()
+    plan = composed("study", f"study={name}", *given)["study"]
+    stages = in_order(expand(plan["stages"], ("mild", "very severe")))
+    for stage in stages.values():
+        overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
+        composed(
+            stage["job"],
+            *[text.replace("data='x'", "data=table") for text in overrides],
+            *(("data.root=x",) if stage["job"] == "train" else ()),
+        )
+    assert set(plan["arms"].values()) <= set(stages)
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
     small = TINY_GRADER if name.startswith("grader") else TINY_GAN
-    given = ("stage.severity=severe", "init_from=null") if name == "gan_severity" else ()
+    given = {
+        "gan_severity": ("stage.severity=severe", "init_from=null"),
+        "gan_small_data": ("stage.severity=severe", "init_from=null", "callbacks.evaluation.num_images=8"),
+        "gan_conditional": ("model.G.c_dim=4",),
+    }.get(name, ())
     config = composed("train", f"experiment={name}", *TOY, *small, *given, f"runs_dir={toy_runs}", "seed=100")
     run = train(config)
     assert run.done

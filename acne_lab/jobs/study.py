@@ -121,8 +121,9 @@ def record(run: Run, runs_dir: Path, overrides: list[str], *, reused: bool) -> d
 def expand(stages: dict, classes: tuple[str, ...]) -> dict:
     """Replace each stage whose name holds {severity} by one for each class.
 
-    In any override, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`: one run for each class. Stages are
-    named after classes with an underscore for every character that a folder's name should not hold.
+    In any override, `@prefix_{severity}` is the stage of the same class, `{severity:prefix}` becomes
+    `{mild:@prefix_mild,...}`, one run for each class, and `{num_classes}` their number. Stages are named after
+    classes with an underscore for every character that a folder's name should not hold.
     """
     suffixes = {severity: re.sub(r"\W", "_", severity) for severity in classes}
     if len(set(suffixes.values())) < len(classes):
@@ -131,7 +132,11 @@ def expand(stages: dict, classes: tuple[str, ...]) -> dict:
     for name, node in stages.items():
         for severity in classes if "{severity}" in name else [None]:
             overrides = [_all_severities(text, suffixes) for text in node["overrides"]]
+            overrides = [
+                re.sub(r"(@\w+)\{severity\}", rf"\g<1>{suffixes.get(severity, '')}", text) for text in overrides
+            ]
             overrides = [text.replace("{severity}", f"'{severity}'") for text in overrides]
+            overrides = [text.replace("{num_classes}", str(len(classes))) for text in overrides]
             stage = name.replace("{severity}", suffixes.get(severity, ""))
             result[stage] = {"job": node["job"], "overrides": overrides}
     return result

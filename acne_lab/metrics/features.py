@@ -34,6 +34,28 @@ class StageFeatures(nn.Module):
         return [F.normalize(x, dim=1) for x in self.backbone.forward_intermediates(pixels, intermediates_only=True)]
 
 
+class PooledFeatures(nn.Module):
+    """What a timm network says of a whole image, [N, C]: its features before the classifier.
+
+    Args:
+        backbone: a timm network.
+        mean: of its training images, a number a channel, for pixels in [0, 1].
+        std: likewise.
+        side: images are resized to this many pixels.
+    """
+
+    def __init__(self, backbone: nn.Module, *, mean: Sequence[float], std: Sequence[float], side: int) -> None:
+        super().__init__()
+        self.backbone, self.side = backbone.eval().requires_grad_(False), side
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, 1 | 3 | 4, H, W] in [-1, 1] -> [N, C]."""
+        pixels = (resized(as_rgb(images), self.side) / 2 + 0.5 - self.mean) / self.std
+        return self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
+
+
 def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Squared distance of unit feature vectors, mean over positions and stages: [N] in [0, 4].
 

@@ -116,6 +116,10 @@ def test_stage_names_and_references():
     assert expanded["g_severe"]["overrides"] == ["x='severe'"]
     assert expanded["all"]["overrides"] == ["run={mild:@g_mild,severe:@g_severe}"]
     assert fill("run=@a", {"a": "/runs/a-1"}) == "run='/runs/a-1'"
+    deeper = expand(
+        {"h_{severity}": {"job": "train", "overrides": ["from=@g_{severity}", "n={num_classes}"]}}, ("a b", "c")
+    )
+    assert deeper["h_a_b"]["overrides"] == ["from=@g_a_b", "n=2"]
 
 
 def test_classes_with_spaces_and_digits_make_stages_that_hydra_can_read():

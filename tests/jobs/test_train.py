@@ -142,6 +142,9 @@ def test_weights_that_do_not_fit_are_refused(base, toy_runs):
     [
         (("stage.severity=sever",), "not one of the data's classes: mild, moderate, severe, very_severe"),
         (("init_from=nothing",), "there is no run nothing"),
+        (("stage.where={camera: phone}",), "has no column camera; it has file_name, severity"),
+        (("stage.where={skin_tone: 9}",), "no training images of skin_tone=9"),
+        (("model.G.c_dim=3",), "model.G.c_dim=3, but the data has the classes mild"),
         (("stage.batch_size=6", "stage.tick_images=12", "stage.num_images=12"), "minibatch-std groups"),
     ],
 )
@@ -230,6 +233,21 @@ def test_snapshots_are_kept_and_dropped(toy_runs):
     assert {path.name for path in (run.path / "checkpoints").iterdir()} == {
         "last.ckpt", "images_seen=32.ckpt", "images_seen=40.ckpt",
     }  # fmt: skip
+
+
+def test_the_tick_nearest_to_the_training_images_is_kept(toy_runs):
+    """It is evaluated every second tick, on the training rows, and training stops when it gets no better."""
+    words = ("callbacks=best", "callbacks.evaluation={every_ticks: 2, num_images: 20, patience: 2}")
+    run = gan(toy_runs, *words, "stage.num_images=400", "model.optimizer.lr=0.05", "seed=11")
+    table = pd.read_csv(run.path / "metrics.csv").set_index("images_seen")["distance/efficientnet_lite0"]
+    assert table.notna().tolist() == [number % 2 == 1 for number in range(len(table))]
+    assert table.idxmin() == run.metrics["images_seen"]
+    evaluated = table.dropna()
+    if len(table) < 50:  # it stopped early: two evaluations after the best were no better
+        assert len(evaluated) - evaluated.tolist().index(evaluated.min()) == 3
+    best = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    for name, tensor in tensors(run).items():
+        assert torch.equal(tensor, best[name].float()), name
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):

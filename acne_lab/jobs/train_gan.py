@@ -1,0 +1,154 @@
+"""Train a StyleGAN2 from random weights or from those of another, and keep its averaged generator."""
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+
+from acne_lab.build import build
+from acne_lab.callbacks import (
+    DISTANCE,
+    DivergenceGuard,
+    Evaluation,
+    MetricsTable,
+    Progress,
+    RandomState,
+    SampleGrid,
+)
+from acne_lab.data.module import GanData
+from acne_lab.data.table import ImageTable
+from acne_lab.gan.transfer import ROW_HEADER, transfer
+from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
+from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
+from acne_lab.jobs.gans import weights_file
+from acne_lab.jobs.prepare import table_of
+from acne_lab.jobs.training import checkpoint, fit, packed, start_job
+from acne_lab.metrics.features import PooledFeatures
+from acne_lab.runs import Run, file_key, open_run, rank, write_text
+
+EVALUATION_SIDE = 112  # px at which the offline network looks at training and generated images
+
+
+def train_gan(config: dict) -> Run:
+    """Train a StyleGAN2 on the training rows, all of them or those of `stage.severity`."""
+    stage = config["stage"]
+    table = table_of(config)
+    severity = stage["severity"]
+    if severity is not None and severity not in table.classes:
+        raise ValueError(f"stage.severity={severity} is not one of the data's classes: {', '.join(table.classes)}")
+    rows = where(table.select(split="train", severity=severity), stage["where"])
+    if len(rows) == 0:
+        wanted = ", ".join(f"{k}={v}" for k, v in {"severity": severity, **(stage["where"] or {})}.items() if v)
+        raise ValueError(f"{table.root} has no training images" + (f" of {wanted}" if wanted else ""))
+    if num_classes := config["model"]["G"]["c_dim"]:
+        if num_classes != len(table.classes):
+            raise ValueError(f"model.G.c_dim={num_classes}, but the data has the classes {', '.join(table.classes)}")
+        if (rows.labels < 0).any():
+            raise ValueError(f"{table.root} has images without a severity: a conditional GAN needs them all labelled")
+    weights = weights_file(config["init_from"], config["runs_dir"]) if config["init_from"] else None
+    inputs = [table.key] + ([file_key(weights)] if weights else [])
+
+    with open_run(config, job="train", inputs=inputs) as run:
+        if run.done:
+            return run
+        start_job(config)
+        pixels = packed(rows, config)
+        data = GanData(
+            table=rows,
+            pixels=pixels,
+            batch_size=stage["batch_size"],
+            seed=config["seed"],
+            mirror=stage["mirror"],
+        )
+        model = build(config["model"])
+        if weights and not run.last_checkpoint:
+            start_from(model, weights, run)
+        show = ("ada/p", "loss/G", "loss/D")
+        callbacks = [
+            RandomState(config["seed"]),
+            *gan_callbacks(config["callbacks"], run),
+            MetricsTable(run.path / "metrics.csv", x="images_seen"),  # behind those that log
+            Progress(unit="img", per_batch=stage["batch_size"], show=show),
+            checkpoint(run, "last"),
+        ]
+        fit(model, data, config, run, callbacks, x="images_seen")
+        if rank() > 0:  # of several processes the first writes
+            return run
+        best = run.path / "checkpoints" / "best.ckpt"
+        if config["callbacks"]["evaluation"] and best.exists():
+            checkpoint_of_best = torch.load(best, weights_only=True)
+            model.load_state_dict(checkpoint_of_best["state_dict"])
+            model.on_load_checkpoint(checkpoint_of_best)
+        save_networks(run.path / NETWORKS_FILE, G_ema=model.G_ema, D=model.D)
+        run.write_metrics(
+            {
+                "images_seen": model.images_seen,
+                "num_training_images": len(rows),
+                "num_nonfinite": int(model.num_nonfinite),
+                "ada_p": float(model.augment.p),
+                "severity": severity,
+                "classes": list(table.classes),
+                "table": table.key,
+            }
+        )
+    return run
+
+
+def where(table: ImageTable, wanted: dict | None) -> ImageTable:
+    """The rows that have the wanted values in these columns.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    for column, value in (wanted or {}).items():
+        if column not in table.rows:
+            raise ValueError(f"stage.where: {table.root} has no column {column}; it has {', '.join(table.rows)}")
+        table = table.matching(column, value)
+    return table
+
+
+def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
+    """What conf/callbacks asks for."""
+    callbacks = []
+    if config["sample_grid"]:
+        callbacks.append(SampleGrid(run.path / "samples", **config["sample_grid"]))
+    if config["divergence_guard"]:
+        callbacks.append(DivergenceGuard(**config["divergence_guard"]))
+    if evaluation := config["evaluation"]:
+        every, patience = evaluation["every_ticks"], evaluation["patience"]
+        backbone = build_backbone(PACKAGED, pretrained="package")
+        about = data_config(backbone)
+        features = PooledFeatures(backbone, mean=about["mean"], std=about["std"], side=EVALUATION_SIDE)
+        callbacks += [
+            Evaluation(features, every_ticks=every, num_images=evaluation["num_images"]),
+            checkpoint(run, "best", monitor=DISTANCE, mode="min", every_n_epochs=every),
+            EarlyStopping(DISTANCE, patience=patience, mode="min", strict=False, check_on_train_epoch_end=True),
+        ]
+    if snapshots := config["snapshots"]:
+        every, keep = snapshots["every_ticks"], snapshots["keep_last"]
+        callbacks.append(
+            checkpoint(
+                run, "{images_seen:.0f}", monitor="images_seen", mode="max", save_top_k=keep, every_n_epochs=every
+            )
+        )
+    return callbacks
+
+
+def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
+    """Load G, G_ema and D from a file; say what fitted, and record it tensor by tensor."""
+    networks = read_networks(weights)
+    if "D" not in networks:
+        raise ValueError(f"{weights} holds no discriminator: fine-tuning goes on with both networks")
+    networks.setdefault("G", networks["G_ema"])
+    table, summary = [], [f"init_from {weights.name}"]
+    for name in ("G", "G_ema", "D"):
+        done = transfer(getattr(model, name), networks[name].state_dict())
+        summary.append(f"  {name}: {done}")
+        if name != "G_ema":  # the same as G
+            summary += [f"    {row}" for row in done.rows if row.fate != "loaded"]
+        table += [f"{name}: {done}", ROW_HEADER, *map(str, done.rows), ""]
+    if rank() == 0:
+        print(*summary, sep="\n", file=sys.stderr)
+        write_text(run.path / "init_from.txt", "\n".join(table))

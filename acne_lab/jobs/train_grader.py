@@ -1,0 +1,95 @@
+"""Train a grader on the training rows of a table and test it once, on rows of people that it has not seen."""
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from acne_lab.build import build
+from acne_lab.callbacks import MetricsTable, Progress, RandomState
+from acne_lab.data.module import GraderData
+from acne_lab.data.table import ImageTable
+from acne_lab.grade.module import Grader
+from acne_lab.jobs.prepare import table_of
+from acne_lab.jobs.training import checkpoint, fit, packed, start_job
+from acne_lab.metrics.grading import grading_report
+from acne_lab.runs import Run, find_table, open_run
+from acne_lab.tracking import finish, log_grading
+
+
+def train_grader(config: dict) -> Run:
+    """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
+    table = table_of(config)
+    test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
+    train_rows, val_rows, test_rows = (
+        table.select(split="train"),
+        table.select(split="val"),
+        test_table.select(split="test"),
+    )
+    for name, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
+        if len(rows) == 0:
+            hint = ": give test=<table or run> with authentic images" if name == "test" else ""
+            raise ValueError(f"{rows.root} has no {name} images{hint}")
+    if leaked := set(test_rows.rows["sha256"]) & set(pd.concat([train_rows.rows, val_rows.rows])["sha256"]):
+        raise ValueError(f"{len(leaked)} test images are training images as well: a grader is tested on other images")
+
+    with open_run(config, job="train", inputs=[table.key, test_table.key]) as run:
+        if run.done:
+            return run
+        start_job(config)
+        model = build(config["model"], classes=table.classes)
+        data = GraderData(
+            train=[(train_rows, packed(train_rows, config))],
+            val=(val_rows, packed(val_rows, config)),
+            test=(test_rows, packed(test_rows, config)),
+            augment=build(config["grader_augment"]) if config["grader_augment"] else None,
+            seed=config["seed"],
+            mean=model.data_config["mean"],
+            std=model.data_config["std"],
+            **config["loader"],
+        )
+        best = checkpoint(run, "best", monitor="val/balanced_accuracy", mode="max")
+        last = checkpoint(run, "last")
+        table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
+        bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
+        logger, trainer = fit(
+            model,
+            data,
+            config,
+            run,
+            [RandomState(config["seed"]), table_callback, bar, best, last],
+            x="epoch",
+            close=False,
+        )
+        try:
+            weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+            model.load_state_dict(weights)
+            report, predictions = test(model, trainer, data)
+            predictions.to_csv(run.path / "predictions.csv", index=False)
+            log_grading(logger, report["test"], predictions, report["classes"])
+        finally:
+            finish(logger)
+        sources = train_rows.rows["source"].value_counts().to_dict()
+        run.write_metrics({**report, "train": {"num_images": len(train_rows), "sources": sources}})
+    return run
+
+
+def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd.DataFrame]:
+    """Grade validation and test images with the best epoch's weights: the figures, and every test prediction."""
+
+    def probabilities(loader: object) -> Tensor:
+        return torch.cat(trainer.predict(model, loader))
+
+    classes = list(data.classes)
+    val, tested = probabilities(data.val_dataloader()), probabilities(data.test_dataloader())
+    rows = data.test[0].rows
+    predictions = rows[["file_name", "subject", "severity"]].assign(
+        predicted=[classes[i] for i in tested.argmax(dim=1)],
+        **{f"p_{name}": tested[:, i].numpy() for i, name in enumerate(classes)},
+    )
+    report = {
+        "test": grading_report(tested, torch.as_tensor(data.test[0].labels), classes),
+        "val": grading_report(val, torch.as_tensor(data.val[0].labels), classes),
+        "classes": classes,
+    }
+    return report, predictions

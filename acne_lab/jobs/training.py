@@ -1,0 +1,104 @@
+"""What training a GAN and training a grader share: pixels, seeds, checkpoints, and Lightning's trainer."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from acne_lab.build import build, run_logger
+from acne_lab.callbacks import AtomicCheckpointIO, Replicas
+from acne_lab.data.pack import pack
+from acne_lab.data.table import ImageTable
+from acne_lab.runs import Run
+from acne_lab.tracking import finish
+
+
+def start_job(config: dict) -> None:
+    """Threads, random numbers, and a Lightning that speaks up only when something is wrong."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings(
+        "ignore",
+        module="pytorch_lightning.*",
+        message=".*(not have many workers|eval mode|LeafSpec|is not empty|logging interval|Early stopping cond).*",
+    )
+    if config["num_threads"]:
+        torch.set_num_threads(config["num_threads"])
+    pl.seed_everything(config["seed"], verbose=False)
+
+
+def checkpoint(run: Run, name: str, **when: object) -> ModelCheckpoint:
+    """Write checkpoints/NAME.ckpt after every epoch, or after those that `when` (ModelCheckpoint's words) asks for."""
+    return ModelCheckpoint(
+        run.path / "checkpoints", name, enable_version_counter=False, save_on_train_epoch_end=True, **when
+    )
+
+
+def packed(table: ImageTable, config: dict) -> np.memmap:
+    """The table's pixels, uint8 [N, R, R, 3], from the packed cache."""
+    data = config["data"]
+    return pack(
+        table,
+        resolution=data["resolution"],
+        fit=data["fit"],
+        cache_dir=Path(data["cache_dir"]),
+        num_workers=data["num_workers"],
+    )
+
+
+def fit(
+    model: pl.LightningModule,
+    data: pl.LightningDataModule,
+    config: dict,
+    run: Run,
+    callbacks: list[pl.Callback],
+    *,
+    x: str,
+    close: bool = True,
+) -> tuple[object, pl.Trainer]:
+    """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
+    logger = run_logger(config, run, x=x)
+    try:
+        trainer = build(
+            config["trainer"],
+            callbacks=callbacks,
+            logger=logger or False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=run.path,
+        )
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, Replicas):
+            raise ValueError("several devices train a GAN with trainer=ddp, and nothing else: trainer.devices=1")
+        for half_written in (run.path / "checkpoints").glob("*.tmp"):  # of a process that was killed meanwhile
+            half_written.unlink(missing_ok=True)
+        trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        finish(logger)
+        raise ValueError(out_of_memory(config)) from error
+    except BaseException:
+        finish(logger)
+        raise
+    if close:
+        finish(logger)
+    return logger, trainer
+
+
+def out_of_memory(config: dict) -> str:
+    """Which settings need less memory, and how much less."""
+    head = "the GPU's memory is too small for this training; activations take most of it. What helps:"
+    if config["task"] == "grader":
+        return f"{head}\n  loader.batch_size={max(1, config['loader']['batch_size'] // 2)}: half the activations"
+    model = config["model"]
+    part = max(1, (model["microbatch"] or config["stage"]["batch_size"]) // 2)
+    return "\n".join(
+        (
+            head,
+            f"  model.microbatch={part}: half the activations, the same training (keep it a multiple of the",
+            f"      minibatch-std group, {model['D']['mbstd_group_size']})",
+            "  model.G.num_half_res=4: nearly half the activations (16 bit at the four largest resolutions)",
+            f"  model.G.channel_base={model['G']['channel_base'] // 2}: half the activations, a quarter of the weights",
+            f"  data.resolution={config['data']['resolution'] // 2}: a quarter of the activations",
+        )
+    )
