@@ -15,7 +15,7 @@ beards, glasses, cast shadows.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image
@@ -187,7 +187,7 @@ def unyaw(x: np.ndarray, subject: Subject, photo: Photo) -> np.ndarray:
 def face_to_frame(u: np.ndarray, v: np.ndarray, subject: Subject, photo: Photo) -> np.ndarray:
     """Frame coordinates [2, ...] of face points: the inverse of `unyaw` (a quadratic), then the pose."""
     yaw, width = photo.yaw, subject.width
-    inside = np.clip(u, -width, width)
+    inside = np.minimum(np.maximum(u, -width), width)
     x = u - inside + 2 * (inside + yaw) / (1 + np.sqrt(1 + 4 * yaw * (inside + yaw) / width**2))
     c, s = math.cos(photo.roll) * photo.scale, math.sin(photo.roll) * photo.scale
     return np.array([c * x - s * v + photo.shift[0], s * x + c * v + photo.shift[1]])
@@ -199,7 +199,7 @@ def to_linear(srgb: np.ndarray) -> np.ndarray:
 
 def cover(distance: np.ndarray, edge: float) -> np.ndarray:
     """Antialiased coverage in [0, 1] of a shape with this signed distance (negative inside)."""
-    return np.clip(0.5 - distance / edge, 0, 1)
+    return np.minimum(np.maximum(0.5 - distance / edge, 0), 1)  # np.clip costs more than a small window's painting
 
 
 def bump(u: np.ndarray, v: np.ndarray, at: tuple[float, float], size: tuple[float, float]) -> np.ndarray:
@@ -212,8 +212,9 @@ def ramp(t: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
+@lru_cache(maxsize=16)  # most is the subject's: the same in all their photographs, which are drawn one after the other
 def soft_noise(seed: int, cells: int, size: int) -> np.ndarray:
-    """Smooth noise [size, size] with unit variance at its cells x cells nodes; the same at every size."""
+    """Smooth noise [size, size], read-only, with unit variance at its cells x cells nodes; the same at every size."""
     nodes = np.random.default_rng(seed).standard_normal((cells, cells), np.float32)
     return np.asarray(Image.fromarray(nodes).resize((size, size), Image.Resampling.BICUBIC))
 
@@ -295,9 +296,7 @@ def hair_colour(scene: Scene) -> np.ndarray:
     """Linear colours [3, S, S]: strands that fall from the parting, and a soft ring of gloss."""
     hair, size = scene.subject.hair, scene.size
     strand = (scene.x - hair.part) / (0.35 + np.clip(scene.y + 0.9, 0, 0.8))
-    tones = np.random.default_rng(scene.subject.noise_seed + 2).standard_normal(1024).astype(np.float32)
-    tones = gaussian_filter(tones, 2.0, mode="wrap") * 2.2 + gaussian_filter(tones[::-1], 12, mode="wrap") * 4
-    texture = tones[(strand * 230).astype(np.int32) & 1023]
+    texture = strand_tones(scene.subject.noise_seed + 2)[(strand * 230).astype(np.int32) & 1023]
     if hair.curl:
         texture = 0.3 * texture + 0.8 * soft_noise(scene.subject.noise_seed + 3, 34, size)
     lx, ly, _ = scene.photo.light
@@ -308,6 +307,13 @@ def hair_colour(scene: Scene) -> np.ndarray:
     shade = (0.45 + 0.75 * light) * (1 + 0.22 * texture)
     colour = np.asarray(hair.colour, np.float32)[:, None, None]
     return np.maximum(colour * shade + np.maximum(gloss, 0) * (0.25 + colour), 0.003)
+
+
+@lru_cache(maxsize=1)
+def strand_tones(seed: int) -> np.ndarray:
+    """Brightness of hair around the head [1024]: fine strands on broad locks."""
+    tones = np.random.default_rng(seed).standard_normal(1024).astype(np.float32)
+    return gaussian_filter(tones, 2.0, mode="wrap") * 2.2 + gaussian_filter(tones[::-1], 12, mode="wrap") * 4
 
 
 def draw_hair_behind(scene: Scene) -> None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -156,7 +156,7 @@ class ToyFaces:
         for name in CLASSES:
             (scratch / name).mkdir(parents=True, exist_ok=True)
         shots = self.shots()
-        people = [[shot for shot in shots if shot.subject == k] for k in dict.fromkeys(shot.subject for shot in shots)]
+        people = [list(group) for _, group in groupby(shots, key=lambda shot: shot.subject)]
         jobs = [(self.seed, self.lesion_scale, self.resolution, scratch, group) for group in people]
         rows, boxes = [], []
         with tqdm(total=len(shots), desc="toy faces", unit="img") as progress:
