@@ -30,13 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict, path: str, storage_options: object = None) -> None:
         aside = f"{path}.{os.getpid()}.tmp"
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
-            super().save_checkpoint(checkpoint, aside, storage_options)
+            torch.save(checkpoint, aside)  # Lightning would write it to the system's temporary folder first
             os.replace(aside, path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's writer raises the second where a disk is full
             raise OSError(
-                f"{path} could not be written ({error.strerror}): the checkpoint before it is intact. Make room and "
-                "repeat the command, it goes on from there"
+                f"{path} could not be written ({error}): the checkpoint before it is intact. Make room and repeat the "
+                "command, it goes on from there"
             ) from error
         finally:
             Path(aside).unlink(missing_ok=True)
@@ -66,10 +67,14 @@ class RandomState(pl.Callback):
         self.seed = seed
         self.restored: dict | None = None
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        self.device = trainer.strategy.root_device
+
     def state_dict(self) -> dict:
+        on_gpu = self.device.type == "cuda"
         return {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state(self.device) if on_gpu else None,  # all processes draw alike
             "python": random.getstate(),
         }
 
@@ -82,8 +87,8 @@ class RandomState(pl.Callback):
             pl.seed_everything(self.seed, verbose=False)
             return
         torch.set_rng_state(self.restored["torch"])
-        if self.restored["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(self.restored["cuda"])
+        if self.restored["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.restored["cuda"], self.device)
         version, numbers, gauss = self.restored["python"]
         random.setstate((version, tuple(numbers), gauss))
         self.restored = None
@@ -105,12 +110,15 @@ class MetricsTable(pl.Callback):
         trainer.callback_metrics.clear()  # what is not logged in this epoch is to be missing, not stale
         self.started, self.images_at_start = time.perf_counter(), getattr(module, "images_seen", 0)
 
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: object) -> None:
+        self.stopped = time.perf_counter()  # grids and evaluations are not training
+
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         row = {self.x: trainer.current_epoch + 1 if self.x == "epoch" else module.images_seen}
         row |= {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name not in row}
         if self.x == "images_seen":
             kimg = (module.images_seen - self.images_at_start) / 1000
-            row["speed/s_per_kimg"] = (time.perf_counter() - self.started) / kimg
+            row["speed/s_per_kimg"] = (self.stopped - self.started) / kimg
         self.rows.append(row)
         if trainer.is_global_zero:
             aside = self.path.with_suffix(".tmp")
@@ -143,18 +151,19 @@ class DivergenceGuard(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        score = max(abs(metrics["score/real"]), abs(metrics["score/fake"]))
-        if not score <= self.max_score:  # also where it is not a number
-            self._stop(f"the discriminator's scores have reached {score:.3g}")
-        self.best = max(self.best, metrics["diversity"])
-        self.num_poor = self.num_poor + 1 if metrics["diversity"] < self.min_diversity * self.best else 0
+        for kind in ("real", "fake"):
+            if not abs(metrics[f"score/{kind}"]) <= self.max_score:  # also where it is not a number
+                self._stop(f"the discriminator's score of {kind} images has reached {metrics[f'score/{kind}']:.3g}")
+        is_good = metrics["diversity"] >= self.min_diversity * self.best
+        self.best = max(self.best, metrics["diversity"]) if is_good else self.best
+        self.num_poor = 0 if is_good else self.num_poor + 1
         if self.num_poor >= self.patience:
             self._stop(f"generated images have been nearly alike for {self.num_poor} ticks")
 
     @staticmethod
     def _stop(what: str) -> NoReturn:
         raise ValueError(
-            f"training has diverged: {what}. The last good tick is kept. Lower model.optimizer.lr, raise "
+            f"training has diverged: {what}. Lower model.optimizer.lr, raise "
             "model.r1_gamma or, on few images, use augment=ada; callbacks.divergence_guard=null goes on regardless"
         )
 

@@ -86,7 +86,10 @@ class Run:
 
 def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
     """Ten hex digits of the config, as far as it determines the result, and of the inputs' keys in order."""
+    evaluation = (config.get("callbacks") or {}).get("evaluation")  # it chooses the tick that a run ends with
     config = {name: node for name, node in config.items() if name not in NOT_IN_KEY}
+    if evaluation:
+        config["evaluation"] = evaluation
     if "data" in config:
         config["data"] = {name: config["data"][name] for name in DATA_IN_KEY}
     if "trainer" in config:
@@ -110,7 +113,7 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
     """
     key = run_key(config, inputs)
     folder = Path(config["runs_dir"]).resolve() / job
-    if job == "train" and rank() > 0:
+    if "strategy" in config.get("trainer", {}) and rank() > 0:
         yield Run(_folder_of(folder, config["name"], key))
         return
     (folder / ".locks").mkdir(parents=True, exist_ok=True)
@@ -141,8 +144,9 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
 
 
 def rank() -> int:
-    """Number of this process among those that Lightning or torchrun has started to train together."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    """Number of this process among those that Lightning, torchrun or Slurm has started together."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def _folder_of(folder: Path, name: str, key: str) -> Path:
@@ -165,7 +169,8 @@ def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
         matches = matches or [p for p in candidates if p.name.startswith(wanted)]
         if not matches:
             raise NoSuchRun(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
-        path = max(matches, key=lambda match: (match / "config.yaml").stat().st_mtime)
+        finished = [match for match in matches if (match / "DONE").exists()]
+        path = max(finished or matches, key=lambda match: (match / "config.yaml").stat().st_mtime)
         if len(matches) > 1:
             print(f"{reference} names {len(matches)} runs: taking the newest, {path}", file=sys.stderr)
     run = Run(path.resolve())

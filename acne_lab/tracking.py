@@ -4,6 +4,7 @@ Photographs of people stay here: what is sent are figures, and pictures that wer
 """
 
 import os
+from pathlib import Path
 
 import pandas as pd
 import wandb
@@ -46,11 +47,21 @@ def wandb_logger(
         resume="allow",
         save_dir=run.path,
         offline=mode == "offline",
-        config=run.config,
+        config=without_paths(run.config),
+        settings=wandb.Settings(x_disable_meta=True, disable_git=True, console="off"),  # no host, user, command line
     )
     if x is not None:
         logger.experiment.define_metric("*", step_metric=x)
     return logger
+
+
+def without_paths(value: object) -> object:
+    """A config in which paths are their last names: where a photograph lies may tell whose it is."""
+    if isinstance(value, dict):
+        return {name: without_paths(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [without_paths(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def log_grading(logger: Logger | None, report: dict, predictions: pd.DataFrame, classes: list[str]) -> None:
@@ -68,6 +79,14 @@ def log_figures(logger: Logger | None, figures: dict[str, float], **pictures: Im
     if not isinstance(logger, WandbLogger):
         return
     logger.experiment.log(figures | {name: wandb.Image(picture) for name, picture in pictures.items()})
+
+
+def log_and_finish(logger: Logger | None, figures: dict[str, float], **pictures: Image.Image) -> None:
+    """All that a run without curves has to say."""
+    try:
+        log_figures(logger, figures, **pictures)
+    finally:
+        finish(logger)
 
 
 def finish(logger: Logger | None) -> None:

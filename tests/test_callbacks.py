@@ -19,9 +19,11 @@ def make_guard():
     return DivergenceGuard(max_score=100, min_diversity=0.5, patience=2)
 
 
-@pytest.mark.parametrize("bad", [{"score/real": 101.0}, {"score/fake": -1e9}, {"score/real": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"score/real": 101.0}, {"score/fake": -1e9}, {"score/real": float("nan")}, {"score/fake": float("nan")}]
+)
 def test_scores_out_of_bounds_stop(bad):
-    with pytest.raises(ValueError, match="scores have reached"):
+    with pytest.raises(ValueError, match="images has reached"):
         after_ticks(make_guard(), {}, bad)
 
 
@@ -30,6 +32,11 @@ def test_images_that_are_all_alike_stop_after_some_ticks():
     after_ticks(make_guard(), {}, collapsed, {}, collapsed, {})  # never twice in a row
     with pytest.raises(ValueError, match="nearly alike for 2 ticks"):
         after_ticks(make_guard(), {}, collapsed, collapsed)
+
+
+def test_a_diversity_that_is_no_number_is_poor():
+    with pytest.raises(ValueError, match="nearly alike for 2 ticks"):
+        after_ticks(make_guard(), {}, *[{"diversity": float("nan")}] * 2)
 
 
 def test_a_generator_that_has_just_begun_is_not_called_collapsed():

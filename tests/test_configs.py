@@ -158,7 +158,12 @@ def test_experiments_run_a_step(name, toy_runs, tmp_path):
     small = TINY_GRADER if name.startswith("grader") else TINY_GAN
     given = {
         "gan_severity": ("stage.severity=severe", "init_from=null"),
-        "gan_small_data": ("stage.severity=severe", "init_from=null", "callbacks.evaluation.num_images=8"),
+        "gan_small_data": (
+            "stage.severity=severe",
+            "init_from=null",
+            "callbacks.evaluation.num_images=8",
+            "callbacks.evaluation.every_ticks=1",
+        ),
         "gan_conditional": ("model.G.c_dim=4",),
     }.get(name, ())
     config = composed("train", f"experiment={name}", *TOY, *small, *given, f"runs_dir={toy_runs}", "seed=100")

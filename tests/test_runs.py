@@ -34,6 +34,8 @@ def test_round_trip(tmp_path):
 def test_key_is_of_what_changes_the_result(tmp_path):
     key = run_key(CONFIG, ["abc"])
     assert key == run_key({**CONFIG, "name": "y", "runs_dir": "elsewhere", "logger": {"project": "z"}}, ["abc"])
+    assert key == run_key({**CONFIG, "callbacks": {"sample_grid": {"psi": 0.5}, "evaluation": None}}, ["abc"])
+    assert key != run_key({**CONFIG, "callbacks": {"evaluation": {"every_ticks": 4}}}, ["abc"])
     assert key != run_key({**CONFIG, "seed": 1}, ["abc"])
     assert key != run_key(CONFIG, ["abd"])
     assert key != run_key(CONFIG)

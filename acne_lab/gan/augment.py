@@ -134,7 +134,9 @@ class Augment(nn.Module):
         if height != side:
             raise ValueError(f"images must be square to be augmented, not {height} x {side}: see data.fit")
         if self.imgfilter and side <= FILTER_PAD:
-            raise ValueError(f"imgfilter needs images of more than {FILTER_PAD} px, not {side}: set it to 0")
+            raise ValueError(
+                f"imgfilter needs images of more than {FILTER_PAD} px, not {side}: model.augment.imgfilter=0"
+            )
         if self.has_color and channels not in (1, 3, 4):
             raise ValueError(f"colour augmentation is for gray, RGB and RGBA images, not for {channels} channels")
         if percentile is None and self.p == 0:

@@ -115,10 +115,8 @@ class Mapping(nn.Module):
         w_dim: width of w.
         num_ws: w is repeated to [N, num_ws, w_dim]; None returns [N, w_dim].
         num_layers: depth.
-        track_w_avg: keep the moving average of w that truncation needs.
+        track_w_avg: hold the moving average of w that truncation needs; training moves it.
     """
-
-    W_AVG_DECAY = 0.995
 
     def __init__(
         self,
@@ -147,7 +145,6 @@ class Mapping(nn.Module):
         c: Tensor | None = None,
         truncation_psi: float = 1.0,
         truncation_cutoff: int | None = None,
-        update_w_avg: bool = False,
     ) -> Tensor:
         """Map z [N, z_dim] and one-hot c [N, c_dim] to ws [N, num_ws, w_dim].
 
@@ -163,8 +160,6 @@ class Mapping(nn.Module):
         w = torch.cat(parts, dim=1)
         for i in range(self.num_layers):
             w = getattr(self, f"fc{i}")(w)
-        if update_w_avg:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.W_AVG_DECAY))
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)

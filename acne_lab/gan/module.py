@@ -35,7 +35,8 @@ from acne_lab.gan.losses import (
 )
 
 SAFE_P = 0.8  # below it, augmentations are unlikely to leak into generated images (Karras et al. 2020, section 2.2)
-PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths
+PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths, once a phase ...
+W_AVG_DECAY = 0.005  # ... and of w, towards whose mean truncation goes
 
 
 class Latents(NamedTuple):
@@ -104,6 +105,10 @@ class StyleGAN2(pl.LightningModule):
             raise ValueError("G and D must agree in img_resolution, img_channels and c_dim")
         if freeze_mapping and freeze_synthesis:
             raise ValueError("freeze_mapping and freeze_synthesis together leave G nothing to learn")
+        positive = {"r1_interval": r1_interval, "path_length_interval": path_length_interval, "ada_kimg": ada_kimg}
+        positive |= {"ada_interval": ada_interval, "microbatch": 1 if microbatch is None else microbatch}
+        if wrong := [f"model.{name}={value}" for name, value in positive.items() if value <= 0]:
+            raise ValueError(f"{', '.join(wrong)} must be positive")
         if freeze_d > len(D.layers()):
             raise ValueError(f"freeze_d={freeze_d}, but D has {len(D.layers())} layers above 4 x 4")
         self.automatic_optimization = False
@@ -169,7 +174,6 @@ class StyleGAN2(pl.LightningModule):
 
         self.images_seen += total
         ema_kimg = total * 10 / 32 if self.ema_kimg is None else self.ema_kimg
-        self.G.mapping.w_avg.copy_(self.over_processes(self.G.mapping.w_avg))  # its update is linear in the batch
         update_ema(self.G_ema, self.G, ema_beta(total, self.images_seen, ema_kimg, self.ema_rampup))
         if self.ada_target is not None and not self.augment.is_identity and (iteration + 1) % self.ada_interval == 0:
             self.update_ada(total)
@@ -182,6 +186,7 @@ class StyleGAN2(pl.LightningModule):
 
     def regularize_generator(self, n: int) -> None:
         """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
+        total = torch.zeros_like(self.path_length_mean)
         for latents in self.draw_latents(n):
             ws = self.ws(latents)
             if not ws.requires_grad:  # a frozen mapping
@@ -189,10 +194,12 @@ class StyleGAN2(pl.LightningModule):
             images = self.G.synthesis(ws, force_fp32=True)
             noise = self.share.of(torch.randn, *images.shape, device=self.device)
             lengths = path_lengths(images, ws, noise)
-            self.path_length_mean.lerp_(self.over_processes(lengths.detach().mean()), PATH_LENGTH_DECAY)
-            loss = path_length_penalty(lengths, self.path_length_mean, self.path_length_weight)
+            total += lengths.detach().sum()
+            mean = self.path_length_mean.lerp(self.over_processes(lengths.detach().mean()), PATH_LENGTH_DECAY)
+            loss = path_length_penalty(lengths, mean, self.path_length_weight)
             self.manual_backward(loss * self.path_length_interval * (len(ws) / n))
             self.record("loss/path_length", loss)
+        self.path_length_mean.lerp_(self.over_processes(total / n), PATH_LENGTH_DECAY)
 
     def regularize_discriminator(self, real: Tensor, c: Tensor | None, total: int) -> None:
         """R1 on the images before augmentation, weighted by its interval."""
@@ -253,7 +260,9 @@ class StyleGAN2(pl.LightningModule):
 
     def ws(self, latents: Latents) -> Tensor:
         """ws [N, num_ws, w_dim]; from layer `cutoff` on they are the second latent's (style mixing)."""
-        ws = self.G.mapping(latents.z, latents.c, update_w_avg=True)
+        ws = self.G.mapping(latents.z, latents.c)
+        self.w_sum += ws[:, 0].detach().sum(dim=0)
+        self.w_count += len(ws)
         if latents.cutoff == self.G.num_ws:
             return ws
         return torch.cat(
@@ -270,14 +279,18 @@ class StyleGAN2(pl.LightningModule):
     def phase(self, network: nn.Module, optimizer: LightningOptimizer) -> Iterator[None]:
         """Gradients for `network` alone inside, one step of its optimizer at the end.
 
-        A gradient that is not finite is replaced (NaN by 0, infinity by 1e5) and counted.
+        A gradient that is not finite is replaced (NaN by 0, infinity by 1e5) and counted. The mean of the w drawn
+        inside moves w_avg.
         """
         for parameter in (*self.G.parameters(), *self.D.parameters()):
             parameter.requires_grad_(False)
         for parameter in self.learning(network):
             parameter.requires_grad_(True)
         optimizer.zero_grad(set_to_none=True)
+        self.w_sum, self.w_count = torch.zeros_like(self.G.mapping.w_avg), 0
         yield
+        if self.w_count:
+            self.G.mapping.w_avg.lerp_(self.over_processes(self.w_sum / self.w_count), W_AVG_DECAY)
         gradients = [p.grad for p in self.learning(network) if p.grad is not None]
         if self.share.world_size > 1:
             flat = self.over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
@@ -330,10 +343,12 @@ class StyleGAN2(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Runs before the tick's checkpoint is written: the last good one stays."""
+        self.sign_sum.copy_(self.over_processes(self.sign_sum))  # one checkpoint serves any number of processes
+        self.sign_count.copy_(self.over_processes(self.sign_count))
         if self.max_nonfinite is not None and self.nonfinite_streak >= self.max_nonfinite:
             raise ValueError(
                 f"the gradients of the last {int(self.nonfinite_streak)} iterations were not finite: lower "
-                "model.optimizer.lr, raise model.r1_gamma or set num_half_res to 0; the last good tick is kept"
+                "model.optimizer.lr, raise model.r1_gamma or set model.G.num_half_res=0"
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -353,7 +368,7 @@ def check_batch(batch_size: int, world_size: int, microbatch: int | None, group_
         raise ValueError(
             f"the {batch_size // world_size} images of a process do not divide into parts of model.microbatch={part}"
         )
-    if part % min(group_size, part):
+    if part % min(group_size, batch_size):
         raise ValueError(
             f"{part} images of one pass do not divide into minibatch-std groups of {group_size}: choose a multiple "
             "for stage.batch_size (model.microbatch), or another model.D.mbstd_group_size"

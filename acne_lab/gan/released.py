@@ -260,6 +260,9 @@ def array_of(record: Any) -> np.ndarray:
     return np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
 
 
+MAX_DEPTH = 6  # of constructor arguments: theirs hold dicts of dicts of lists
+
+
 def dtype_of(record: Inert) -> np.dtype:
     """A plain number type, e.g. args ("f4", False, True) and state (3, "<", ...)."""
     code = record.args[0]
@@ -269,12 +272,21 @@ def dtype_of(record: Inert) -> np.dtype:
     return np.dtype(("<" if order in "|=" else order) + code)
 
 
-def plain(value: Any) -> Any:
-    """Constructor arguments as plain dicts, lists and numbers."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """Constructor arguments as plain dicts, lists and numbers.
+
+    Raises:
+        ValueError: they are nested deeper than any network's: lists that hold one another twice would unfold to more
+            than any memory holds.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"its arguments are nested more than {MAX_DEPTH} deep")
     if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError("its arguments have names that are no text")
+        return {name: plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     if isinstance(value, Inert):
         return array_of(value).item()
     return value

@@ -23,7 +23,7 @@ from acne_lab.gan.latent import seeded_z
 from acne_lab.jobs.gans import Gan, checked_psi, find_gan, load_generator
 from acne_lab.report.plots import contact_sheet
 from acne_lab.runs import Run, file_key, open_run
-from acne_lab.tracking import finish, log_figures
+from acne_lab.tracking import log_and_finish
 
 MIN_SIDE, MAX_SIDE = 128, 256  # of a picture on a sheet, in pixels
 
@@ -58,8 +58,7 @@ def explore(config: dict) -> Run:
         run.write_metrics({"gans": {label: gan.name for label, gan in gans.items()}, **sheet.about})
         logger = run_logger(config, run)
         figures = {name: value for name, value in sheet.about.items() if isinstance(value, int | float)}
-        log_figures(logger, figures, **({} if sheet.shows_photograph else {"sheet": picture}))
-        finish(logger)
+        log_and_finish(logger, figures, **({} if sheet.shows_photograph else {"sheet": picture}))
     return run
 
 

@@ -48,7 +48,7 @@ class Gan:
         """
         if not self.is_conditional:
             if severity is not None:
-                raise ValueError(f"{self.name} is not conditional: leave severity={severity} out")
+                raise ValueError(f"{self.name} is not conditional: leave mode.severity={severity} out")
             return None
         if str(severity) not in self.classes:
             raise ValueError(f"{self.name} is conditional: choose a severity out of {', '.join(self.classes)}")

@@ -20,7 +20,7 @@ from acne_lab.jobs.explore import explore
 from acne_lab.jobs.gans import Gan, checked_psi, find_gan, load_generator
 from acne_lab.report.plots import contact_sheet
 from acne_lab.runs import Run, open_run
-from acne_lab.tracking import finish, log_figures
+from acne_lab.tracking import log_and_finish
 
 FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
 
@@ -61,8 +61,7 @@ def write_table(config: dict) -> Run:
         run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": written.key})
         logger = run_logger(config, run)
         figures = {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()}
-        log_figures(logger, figures, samples=first_of_each(written))
-        finish(logger)
+        log_and_finish(logger, figures, samples=first_of_each(written))
     return run
 
 
@@ -83,6 +82,9 @@ def sampling_plan(config: dict) -> list[tuple[Gan, str, int]]:
         if unknown := set(given) - set(classes):
             raise ValueError(f"run names {', '.join(sorted(unknown))}, but the classes are {', '.join(classes)}")
         by_severity = dict(zip(given, gans, strict=True))
+        for severity, gan in by_severity.items():
+            if gan.severity not in (None, severity):
+                raise ValueError(f"run asks {gan.name} for {severity} faces, but it has learned {gan.severity} ones")
     elif gans[0].is_conditional:
         by_severity = dict.fromkeys(classes, gans[0])
     else:
@@ -100,6 +102,8 @@ def sampling_plan(config: dict) -> list[tuple[Gan, str, int]]:
             f"counts asks for {', '.join(sorted(unknown))}, but the runs have learned {', '.join(by_severity)}: "
             "give run={severity: run, ...}"
         )
+    if not any(counts.values()):
+        raise ValueError("no images are asked for: give num_images or counts")
     order = [name for name in (*classes, "") if name in counts and counts[name] > 0]
     return [(by_severity[name], name, counts[name]) for name in order]
 

@@ -7,7 +7,7 @@ from acne_lab.build import build, run_logger
 from acne_lab.data.collect import Source, build_table
 from acne_lab.data.table import ImageTable
 from acne_lab.runs import Run, open_run
-from acne_lab.tracking import finish, log_figures
+from acne_lab.tracking import log_and_finish
 
 
 def prepare(config: dict) -> Run:
@@ -32,8 +32,7 @@ def prepare(config: dict) -> Run:
             counts = table.counts()
             run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": table.key})
             logger = run_logger(config, run)
-            log_figures(logger, {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()})
-            finish(logger)
+            log_and_finish(logger, {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()})
         relink_images(run.path / "table", source)
     return run
 

@@ -22,7 +22,7 @@ from acne_lab.jobs.prepare import prepare
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import summary_lines, write_report
 from acne_lab.runs import Run, open_run, write_text
-from acne_lab.tracking import finish, log_figures
+from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
 
@@ -78,8 +78,7 @@ def study(config: dict) -> Run:
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
             write_report(run.path, runs_dir)
             logger = run_logger(config, run)
-            log_figures(logger, {f"{arm}/{name}": test[name] for arm, test in arms.items() for name in figures})
-            finish(logger)
+            log_and_finish(logger, {f"{arm}/{name}": test[name] for arm, test in arms.items() for name in figures})
     for line in summary_lines(read_study(run.path, runs_dir)):
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")

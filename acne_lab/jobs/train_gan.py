@@ -68,13 +68,20 @@ def train_gan(config: dict) -> Run:
         show = ("ada/p", "loss/G", "loss/D")
         callbacks = [
             RandomState(config["seed"]),
-            *gan_callbacks(config["callbacks"], run),
+            *gan_callbacks(config, run),
             MetricsTable(run.path / "metrics.csv", x="images_seen"),  # behind those that log
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
         ]
-        fit(model, data, config, run, callbacks, x="images_seen")
-        if rank() > 0:  # of several processes the first writes
+        try:
+            fit(model, data, config, run, callbacks, x="images_seen")
+        except ValueError as error:
+            if run.last_checkpoint is None:
+                raise
+            model.load_state_dict(torch.load(run.last_checkpoint, weights_only=True)["state_dict"])
+            save_networks(run.path / "last_good_tick.safetensors", G_ema=model.G_ema, D=model.D)
+            raise ValueError(f"{error}. The last good tick: {run.path / 'last_good_tick.safetensors'}") from error
+        if "strategy" in config["trainer"] and rank() > 0:  # of several processes the first writes
             return run
         best = run.path / "checkpoints" / "best.ckpt"
         if config["callbacks"]["evaluation"] and best.exists():
@@ -110,7 +117,20 @@ def where(table: ImageTable, wanted: dict | None) -> ImageTable:
 
 
 def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
-    """What conf/callbacks asks for."""
+    """What conf/callbacks asks for.
+
+    Raises:
+        ValueError: something is to happen after more ticks than there are.
+    """
+    num_ticks, config = config["trainer"]["max_epochs"], config["callbacks"]
+    for name in ("evaluation", "snapshots"):
+        if config[name] and config[name]["every_ticks"] < 1:
+            raise ValueError(f"callbacks.{name}.every_ticks must be at least 1")
+    if config["evaluation"] and config["evaluation"]["every_ticks"] > num_ticks:
+        raise ValueError(
+            f"callbacks.evaluation.every_ticks={config['evaluation']['every_ticks']}, but there are {num_ticks} ticks "
+            "(stage.num_images / stage.tick_images)"
+        )
     callbacks = []
     if config["sample_grid"]:
         callbacks.append(SampleGrid(run.path / "samples", **config["sample_grid"]))
@@ -124,7 +144,9 @@ def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
         callbacks += [
             Evaluation(features, every_ticks=every, num_images=evaluation["num_images"]),
             checkpoint(run, "best", monitor=DISTANCE, mode="min", every_n_epochs=every),
-            EarlyStopping(DISTANCE, patience=patience, mode="min", strict=False, check_on_train_epoch_end=True),
+            EarlyStopping(
+                DISTANCE, patience=patience, mode="min", strict=False, check_finite=False, check_on_train_epoch_end=True
+            ),
         ]
     if snapshots := config["snapshots"]:
         every, keep = snapshots["every_ticks"], snapshots["keep_last"]

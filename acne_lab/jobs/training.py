@@ -86,19 +86,17 @@ def fit(
 
 
 def out_of_memory(config: dict) -> str:
-    """Which settings need less memory, and how much less."""
+    """Which settings need less memory, and about how much less: activations grow with each of these."""
     head = "the GPU's memory is too small for this training; activations take most of it. What helps:"
     if config["task"] == "grader":
         return f"{head}\n  loader.batch_size={max(1, config['loader']['batch_size'] // 2)}: half the activations"
     model = config["model"]
-    part = max(1, (model["microbatch"] or config["stage"]["batch_size"]) // 2)
-    return "\n".join(
-        (
-            head,
-            f"  model.microbatch={part}: half the activations, the same training (keep it a multiple of the",
-            f"      minibatch-std group, {model['D']['mbstd_group_size']})",
-            "  model.G.num_half_res=4: nearly half the activations (16 bit at the four largest resolutions)",
-            f"  model.G.channel_base={model['G']['channel_base'] // 2}: half the activations, a quarter of the weights",
-            f"  data.resolution={config['data']['resolution'] // 2}: a quarter of the activations",
-        )
-    )
+    part = (model["microbatch"] or config["stage"]["batch_size"]) // 2
+    lines = [head]
+    if part >= model["D"]["mbstd_group_size"]:
+        lines.append(f"  model.microbatch={part}: half the activations, the same training")
+    if model["G"]["num_half_res"] < 4:
+        lines.append("  model.G.num_half_res=4: nearly half (16 bit at the four largest resolutions)")
+    lines.append(f"  model.G.channel_base={model['G']['channel_base'] // 2}: half, and a quarter of the weights")
+    lines.append(f"  data.resolution={config['data']['resolution'] // 2}: a quarter")
+    return "\n".join(lines)

@@ -75,7 +75,7 @@ def lpips() -> nn.Module:
     if not path.exists():
         raise ValueError(
             f"LPIPS needs the weights of VGG-16, which are not downloaded unasked: put {url} at {path}, "
-            "or take the offline network, perceptual=efficientnet_lite0"
+            "or take the offline network, mode.perceptual=efficientnet_lite0"
         )
     return LearnedPerceptualImagePatchSimilarity(net_type="vgg").net
 

@@ -128,12 +128,29 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch(freeze_synthesis):
         model.optimizer = partial(torch.optim.SGD, lr=0.01)
         model.lazy_adam = lambda network, interval, model=model: model.optimizer(model.learning(network))
         fit(model, num_iterations=1, batch_size=8)
-        states.append(state(model))
+        states.append(state(model) | {"G.w_avg": model.G.mapping.w_avg})
     compared = [name for name in states[0] if name.startswith("D." if freeze_synthesis else "G.")]
     for other in states[1:]:
         for name in compared:
             if "noise_strength" not in name:
                 torch.testing.assert_close(other[name], states[0][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_w_avg_and_path_lengths_move_once_a_phase(monkeypatch):
+    """Whatever the number of parts: by 0.005 of the way to the mean w of the phase, 0.01 to the mean length."""
+    monkeypatch.setattr(
+        "acne_lab.gan.module.path_lengths", lambda images, ws, noise: ws.sum() * 0 + 3.0 + ws[:, 0, 0] * 0
+    )
+    means = []
+    for microbatch in (None, 2):
+        model = make_model(microbatch=microbatch, style_mixing=0)
+        model.optimizer = partial(torch.optim.SGD, lr=0.0)
+        model.lazy_adam = lambda network, interval, model=model: model.optimizer(model.learning(network))
+        fit(model, num_iterations=1)
+        means.append(model.G.mapping.w_avg)
+        assert float(model.path_length_mean) == pytest.approx(0.03)
+    assert means[0].abs().max() > 0
+    torch.testing.assert_close(means[0], means[1])
 
 
 @pytest.mark.parametrize(("balanced", "shares"), [(False, (0.5, 0.25, 0.25, 0)), (True, (1 / 3, 1 / 3, 1 / 3, 0))])
@@ -172,6 +189,8 @@ def test_gradients_that_are_not_finite_are_replaced_counted_and_stop_the_run():
         ((8, 3, None, 4), "among 3 processes"),
         ((16, 2, 3, 1), "model.microbatch=3"),
         ((16, 1, 8, 3), "minibatch-std groups of 3"),
+        ((16, 1, 2, 4), "2 images of one pass do not divide into minibatch-std groups of 4"),
+        ((16, 8, None, 4), "2 images of one pass"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(args, message):
@@ -187,5 +206,7 @@ def test_batches_that_divide():
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="nothing to learn"):
         make_model(freeze_mapping=True, freeze_synthesis=True)
+    with pytest.raises(ValueError, match=r"model\.r1_interval=0, model\.microbatch=0 must be positive"):
+        make_model(r1_interval=0, microbatch=0)
     with pytest.raises(ValueError, match="D has 7 layers"):
         make_model(freeze_d=8)

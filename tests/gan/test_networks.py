@@ -92,15 +92,6 @@ def test_truncation():
     assert not torch.equal(cut[:, :2], ws[:, :2])
 
 
-def test_w_avg_follows_the_mean_w():
-    torch.manual_seed(0)
-    mapping = Mapping(z_dim=8, c_dim=0, w_dim=12, num_ws=6, num_layers=2)
-    z = torch.randn(4, 8)
-    w = mapping(z)[:, 0].mean(dim=0)
-    mapping(z, update_w_avg=True)
-    torch.testing.assert_close(mapping.w_avg, 0.005 * w)
-
-
 def test_minibatch_std_by_hand():
     x = torch.randn(6, 2, 3, 3)
     y = minibatch_std(x, group_size=3)

@@ -78,7 +78,7 @@ def test_a_file_without_arguments_is_read_by_its_shapes(networks, tmp_path):
 def test_the_shipped_weights_are_read():
     read = read_networks(shipped_weights("toy_faces_64"))
     assert set(read) == {"G_ema", "D"}
-    assert read["G_ema"].init_kwargs["channel_base"] == 1024
+    assert read["G_ema"].init_kwargs["channel_base"] == 2048
     assert shipped_weights("nothing") is None
 
 

@@ -142,6 +142,8 @@ def test_weights_that_do_not_fit_are_refused(base, toy_runs):
     [
         (("stage.severity=sever",), "not one of the data's classes: mild, moderate, severe, very_severe"),
         (("init_from=nothing",), "there is no run nothing"),
+        (("callbacks=best",), "every_ticks=4, but there are 2 ticks"),
+        (("callbacks.snapshots.every_ticks=0",), "every_ticks must be at least 1"),
         (("stage.where={camera: phone}",), "has no column camera; it has file_name, severity"),
         (("stage.where={skin_tone: 9}",), "no training images of skin_tone=9"),
         (("model.G.c_dim=3",), "model.G.c_dim=3, but the data has the classes mild"),
@@ -257,12 +259,12 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):
 import resource, sys
 from pathlib import Path
 import acne_lab.callbacks as callbacks
-save = callbacks.TorchCheckpointIO.save_checkpoint
-def save_on_a_full_disk(self, checkpoint, path, storage_options=None):
+save = callbacks.torch.save
+def save_on_a_full_disk(checkpoint, path):
     if checkpoint["gan"]["images_seen"] == 16:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
-    save(self, checkpoint, path, storage_options)
-callbacks.TorchCheckpointIO.save_checkpoint = save_on_a_full_disk
+    save(checkpoint, path)
+callbacks.torch.save = save_on_a_full_disk
 sys.argv = ["acne-lab", "train", *{config!r}]
 from acne_lab.jobs.__main__ import main
 main()
@@ -280,8 +282,8 @@ def test_too_little_memory_says_what_needs_less(toy_runs, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("acne_lab.gan.module.StyleGAN2.training_step", step)
-    with pytest.raises(ValueError, match=r"model\.microbatch=2: half the activations"):
-        gan(toy_runs, "seed=9")
+    with pytest.raises(ValueError, match=r"model\.microbatch=4: half the activations"):
+        gan(toy_runs, "seed=9", "stage.batch_size=8")
 
 
 def test_without_sample_grids(toy_runs):
