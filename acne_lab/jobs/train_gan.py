@@ -33,6 +33,7 @@ EVALUATION_SIDE = 112  # px at which the offline network looks at training and g
 
 def train_gan(config: dict) -> Run:
     """Train a StyleGAN2 on the training rows, all of them or those of `stage.severity`."""
+    check_cadences(config)
     stage = config["stage"]
     table = table_of(config)
     severity = stage["severity"]
@@ -68,7 +69,7 @@ def train_gan(config: dict) -> Run:
         show = ("ada/p", "loss/G", "loss/D")
         callbacks = [
             RandomState(config["seed"]),
-            *gan_callbacks(config, run),
+            *gan_callbacks(config["callbacks"], run),
             MetricsTable(run.path / "metrics.csv", x="images_seen"),  # behind those that log
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
@@ -116,21 +117,21 @@ def where(table: ImageTable, wanted: dict | None) -> ImageTable:
     return table
 
 
-def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
-    """What conf/callbacks asks for.
-
-    Raises:
-        ValueError: something is to happen after more ticks than there are.
-    """
-    num_ticks, config = config["trainer"]["max_epochs"], config["callbacks"]
+def check_cadences(config: dict) -> None:
+    """Raise a ValueError if something is to happen after more ticks than there are."""
+    num_ticks, callbacks = config["trainer"]["max_epochs"], config["callbacks"]
     for name in ("evaluation", "snapshots"):
-        if config[name] and config[name]["every_ticks"] < 1:
+        if callbacks[name] and callbacks[name]["every_ticks"] < 1:
             raise ValueError(f"callbacks.{name}.every_ticks must be at least 1")
-    if config["evaluation"] and config["evaluation"]["every_ticks"] > num_ticks:
+    if callbacks["evaluation"] and callbacks["evaluation"]["every_ticks"] > num_ticks:
         raise ValueError(
-            f"callbacks.evaluation.every_ticks={config['evaluation']['every_ticks']}, but there are {num_ticks} ticks "
+            f"callbacks.evaluation.every_ticks={callbacks['evaluation']['every_ticks']}, but there are {num_ticks} ticks "
             "(stage.num_images / stage.tick_images)"
         )
+
+
+def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
+    """What conf/callbacks asks for."""
     callbacks = []
     if config["sample_grid"]:
         callbacks.append(SampleGrid(run.path / "samples", **config["sample_grid"]))
