@@ -123,10 +123,9 @@ def check_cadences(config: dict) -> None:
     for name in ("evaluation", "snapshots"):
         if callbacks[name] and callbacks[name]["every_ticks"] < 1:
             raise ValueError(f"callbacks.{name}.every_ticks must be at least 1")
-    if callbacks["evaluation"] and callbacks["evaluation"]["every_ticks"] > num_ticks:
+    if callbacks["evaluation"] and (every := callbacks["evaluation"]["every_ticks"]) > num_ticks:
         raise ValueError(
-            f"callbacks.evaluation.every_ticks={callbacks['evaluation']['every_ticks']}, but there are {num_ticks} ticks "
-            "(stage.num_images / stage.tick_images)"
+            f"callbacks.evaluation.every_ticks={every}, but there are {num_ticks} ticks (num_images / tick_images)"
         )
 
 
