@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -250,6 +251,18 @@ def test_the_tick_nearest_to_the_training_images_is_kept(toy_runs):
     best = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     for name, tensor in tensors(run).items():
         assert torch.equal(tensor, best[name].float()), name
+
+
+def test_a_diverged_run_leaves_its_last_good_tick(toy_runs):
+    guard = "callbacks.divergence_guard={max_score: 1000, min_diversity: 100, patience: 1}"  # the second tick is poor
+    with pytest.raises(ValueError, match="training has diverged") as error:
+        gan(toy_runs, guard, "stage.num_images=32", "seed=12")
+    path = str(error.value).rsplit(": ", 1)[1]
+    networks = read_networks(Path(path))
+    kept = torch.load(Path(path).parent / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["gan"]["images_seen"] == 8
+    for name, tensor in networks["G_ema"].state_dict().items():
+        assert torch.equal(tensor, kept["state_dict"][f"G_ema.{name}"].float()), name
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):
