@@ -48,7 +48,8 @@ def wandb_logger(
         save_dir=run.path,
         offline=mode == "offline",
         config=without_paths(run.config),
-        settings=wandb.Settings(x_disable_meta=True, disable_git=True, console="off"),  # no host, user, command line
+        # no user, command line, folders; the host's name cannot be left out, so it is the project's
+        settings=wandb.Settings(x_disable_meta=True, disable_git=True, console="off", host="acne_lab"),
     )
     if x is not None:
         logger.experiment.define_metric("*", step_metric=x)

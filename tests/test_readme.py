@@ -40,6 +40,20 @@ def test_commands_compose(words):
     composed(words[1], *first)
 
 
+SETTINGS = re.findall(r"`([^`]*=[^`]*)`", README.split("## A GAN of your own")[1].split("\n## ")[0])
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_of_a_gan_compose(setting):
+    words = shlex.split(setting)
+    if setting.startswith("study="):
+        extra = ["study.ffhq=faces.pkl", "study.camera=phone"] if setting == "study=ffhq_hierarchy" else []
+        composed("study", *words, *extra)
+    else:
+        given = [] if setting.startswith("experiment=") else ["experiment=gan_severity"]
+        composed("train", *given, "stage.severity=severe", "init_from=toy_faces_64", *words)
+
+
 def test_the_table_of_verbs_is_whole():
     assert set(re.findall(r"^\| `acne-lab (\w+)", README, flags=re.MULTILINE)) == set(VERBS)
     assert {words[1] for words in COMMANDS} == set(VERBS)

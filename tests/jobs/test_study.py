@@ -1,9 +1,11 @@
 """The study graph on the smallest data: whole, memoised, shared by a sweep, and on real photographs."""
 
+import getpass
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.jobs.report import newest_study
 from acne_lab.jobs.study import expand, fill, in_order
 
+ROOT = Path(__file__).parents[2]
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
 
 
@@ -52,13 +55,25 @@ def command(tmp_path_factory):
     return run
 
 
+PRIVATE = (getpass.getuser() + "@", str(ROOT), sys.executable, "--config-dir")
+HOST = b"j\x08acne_lab"  # protobuf: the field of the host's name, its length, its bytes
+
+
+def check_offline_file(run: Path, folder: Path) -> None:
+    """It names the run, and neither computer, user, command nor folders."""
+    [offline] = (run / "wandb").glob("offline-run-*/*.wandb")
+    sent = offline.read_bytes()
+    assert run.name.encode() in sent and HOST in sent
+    assert {word for word in (*PRIVATE, str(folder)) if word.encode() in sent} == set(), run
+
+
 def study_of(lines, folder):
     path = folder / lines[-1]
     return path, json.loads((path / "study.json").read_text())
 
 
 def test_whole_memoised_and_shared_by_a_sweep(command):
-    first = command(*TOY)
+    first = command(*TOY, "logger=wandb", "logger.mode=offline")
     path, story = study_of(first, command.folder)
     assert not any(stage["reused"] for stage in story["stages"].values())
     assert set(story["stages"]) == {
@@ -72,6 +87,9 @@ def test_whole_memoised_and_shared_by_a_sweep(command):
         assert 0 <= figures["balanced_accuracy"] <= 1
     assert (path / "report.html").stat().st_size > 10_000
     assert newest_study("tiny", command.folder / "runs") == path
+    for stage in story["stages"].values():
+        check_offline_file(command.folder / "runs" / stage["run"], command.folder)
+    check_offline_file(path, command.folder)
 
     second = command(*TOY)
     assert second[-1] == first[-1]
