@@ -55,6 +55,10 @@ def modulated_conv2d(
 
     Scaling input and output instead of the weights is the same sum and never forms per-sample weights.
 
+    float16 ends at 65,504. There, with demodulation, the convolution runs on s / a and W / b, whose largest style and
+    whose norm per output channel are 1, and d a b, in float32, undoes both. By Cauchy and Schwarz no sum over 512
+    channels of inputs within +-256, the networks' limits, can then overflow, however large styles and weights are.
+
     Args:
         x: [N, in, H, W].
         weight: [out, in, k, k], float32.
@@ -63,9 +67,14 @@ def modulated_conv2d(
         up: 1 or 2.
         demodulate: False leaves d out (ToRGB).
     """
+    d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8) if demodulate else None
+    if demodulate and x.dtype == torch.float16:
+        tiny = torch.finfo(torch.float32).tiny
+        with torch.no_grad():  # they cancel: as constants they leave every gradient as it is
+            a = styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # [N, 1]
+            b = weight.square().sum((1, 2, 3)).sqrt().clamp_min(tiny)  # [out]
+        styles, weight = styles / a, weight / b[:, None, None, None]
+        d = (d * a * b).clamp_max(torch.finfo(torch.float16).max)  # inf * 0 would be no number
     y = x * styles.to(x.dtype)[:, :, None, None]
     y = conv2d_resample(y, weight.to(x.dtype), f, up=up)
-    if demodulate:
-        d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
-        y = y * d.to(x.dtype)[:, :, None, None]
-    return y
+    return y if d is None else y * d.to(x.dtype)[:, :, None, None]
