@@ -117,6 +117,10 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
         sys.exit(2)
     # Hydra's parser wants its flags before the overrides; people write `study=demo -m seed=0,1`.
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
-    with_config()
+    try:
+        with_config()
+    except KeyboardInterrupt:
+        print("interrupted: repeat the command, it goes on", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells have it
     if failed:
         sys.exit(2)

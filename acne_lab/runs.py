@@ -23,7 +23,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 # Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
-NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "batch_size", "init_from", "run", "test"}
+NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "num_workers", "batch_size"}
+NOT_IN_KEY |= {"init_from", "run", "test"}
 DATA_IN_KEY = ("resolution", "fit")  # the rest of `data` is in the table's key
 DEVICES = {"accelerator", "devices", "num_nodes", "strategy"}  # of the trainer: where it runs, not what
 PACKAGES = (

@@ -37,6 +37,7 @@ from acne_lab.gan.losses import (
 SAFE_P = 0.8  # below it, augmentations are unlikely to leak into generated images (Karras et al. 2020, section 2.2)
 PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths, once a phase ...
 W_AVG_DECAY = 0.005  # ... and of w, towards whose mean truncation goes
+PATH_LENGTH_COST = 2  # memory that an image takes there, in images of the other phases (tests/jobs/test_memory.py)
 
 
 class Latents(NamedTuple):
@@ -187,7 +188,7 @@ class StyleGAN2(pl.LightningModule):
     def regularize_generator(self, n: int) -> None:
         """Path length penalty on n images, weighted by its interval (Karras et al. 2019, section 3.2)."""
         total = torch.zeros_like(self.path_length_mean)
-        for latents in self.draw_latents(n):
+        for latents in self.draw_latents(n, cost=PATH_LENGTH_COST):
             ws = self.ws(latents)
             if not ws.requires_grad:  # a frozen mapping
                 ws.requires_grad_()
@@ -237,18 +238,21 @@ class StyleGAN2(pl.LightningModule):
 
     # ---- its parts -----------------------------------------------------------------------------
 
-    def parts(self, n: int) -> list[slice]:
-        """Which of n images each forward and backward pass takes: every k-th, as minibatch-std groups do."""
-        k = -(-n // (self.microbatch or n))
+    def parts(self, n: int, cost: int = 1) -> list[slice]:
+        """Which of n images each forward and backward pass takes: every k-th, as minibatch-std groups do.
+
+        `cost` is the memory of one of them in images of a microbatch.
+        """
+        k = min(n, -(-n * cost // (self.microbatch or n * cost)))
         return [slice(i, None, k) for i in range(k)]
 
-    def draw_latents(self, n: int) -> list[Latents]:
+    def draw_latents(self, n: int, cost: int = 1) -> list[Latents]:
         """What n generated images are made from, in parts as `parts` cuts them."""
         z, other = (self.share.of(torch.randn, n, self.G.z_dim, device=self.device) for _ in range(2))
         c = self.one_hot(self.share.of(self.draw_labels, n)) if self.G.c_dim else None
         mixes = random.random() < self.style_mixing
         cutoff = random.randrange(1, self.G.num_ws) if mixes else self.G.num_ws
-        return [Latents(z[p], other[p], cutoff, None if c is None else c[p]) for p in self.parts(n)]
+        return [Latents(z[p], other[p], cutoff, None if c is None else c[p]) for p in self.parts(n, cost)]
 
     def draw_labels(self, n: int) -> Tensor:
         """Classes of n generated images, int64 [n]: as often as in the data, or evenly among those that occur."""

@@ -1,9 +1,11 @@
 """`acne-lab generate run=<run> num_images=500`: a generated image table, with the lineage of every image.
 
+Kill it at any moment and repeat the command: it goes on with the images that are not on the disk yet.
 With `mode=seeds|psi|mix|video|sefa|walk|project` it draws pictures of the latent space instead: `explore.py`.
 """
 
 import hashlib
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,16 +20,17 @@ from acne_lab.gan.generator import Generator
 from acne_lab.gan.latent import seeded_z
 from acne_lab.jobs.explore import explore
 from acne_lab.jobs.gans import Gan, checked_psi, find_gan, load_generator
+from acne_lab.jobs.memory import advice_on_memory
+from acne_lab.jobs.writer import FORMATS, PictureWriter
 from acne_lab.report.plots import contact_sheet
 from acne_lab.runs import Run, open_run
 from acne_lab.tracking import log_and_finish
 
-FORMATS = {"png": {"format": "PNG"}, "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0}}
-
 
 def generate(config: dict) -> Run:
     """Write an image table, or draw what `config["mode"]` describes."""
-    return explore(config) if config["mode"] else write_table(config)
+    with advice_on_memory(config):
+        return explore(config) if config["mode"] else write_table(config)
 
 
 def write_table(config: dict) -> Run:
@@ -35,6 +38,9 @@ def write_table(config: dict) -> Run:
     if config["format"] not in FORMATS:
         raise ValueError(f"format must be {' or '.join(FORMATS)}, not {config['format']}")
     checked_psi(config["psi"])
+    for name in ("batch_size", "num_workers"):
+        if config[name] < 1:
+            raise ValueError(f"{name} must be at least 1, not {config[name]}")
     plan = sampling_plan(config)
     if config["format"] == "jpg" and any(gan.num_channels == 4 for gan, _, _ in plan):
         raise ValueError("JPEG has no transparency, and these images have: format=png")
@@ -45,20 +51,34 @@ def write_table(config: dict) -> Run:
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
         folder = run.path / "table"
+        for half_written in folder.glob("images/*/.seed*"):  # by a process that was killed
+            half_written.unlink(missing_ok=True)
         generators = {key: load_generator(gan) for key, gan in gans.items()}
-        rows = []
-        with tqdm(total=sum(n for _, _, n in plan), unit="img", desc="generate") as bar:
-            for gan, severity, num_images in plan:
-                seeds = range(len(rows), len(rows) + num_images)
-                rows += sample(generators[gan.key], gan, severity, seeds, config, folder, bar)
-        table = pd.DataFrame(rows)
+        table = planned_rows(plan, config["format"])
+        started, busy = time.perf_counter(), 0.0
+        with (
+            PictureWriter(num_workers=config["num_workers"], max_waiting=2 * config["batch_size"]) as writer,
+            tqdm(total=len(table), unit="img", desc="generate") as bar,
+        ):
+            for gan, severity, _ in plan:
+                rows = table[table["severity"] == severity]
+                busy += draw_missing(generators[gan.key], gan, rows, config, folder, writer, bar)
+        busy_share = busy / (time.perf_counter() - started)
+        table["sha256"] = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in table["file_name"]]
         table["split"] = split_column(table, val_share=config["val_share"])
         classes = plan[0][0].classes
         report = {"notes": [f"generated with psi={config['psi']}, seed={config['seed']}"]}
         written = ImageTable(root=folder, rows=table, classes=classes, report=report, boxes=None)
         written.write()
         counts = written.counts()
-        run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": written.key})
+        run.write_metrics(
+            {
+                "num_images": len(table),
+                "counts": counts.T.to_dict(),
+                "table": written.key,
+                "generator_busy_share": round(busy_share, 3),  # of the time from the first image to the last file
+            }
+        )
         logger = run_logger(config, run)
         figures = {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()}
         log_and_finish(logger, figures, samples=first_of_each(written))
@@ -108,35 +128,58 @@ def sampling_plan(config: dict) -> list[tuple[Gan, str, int]]:
     return [(by_severity[name], name, counts[name]) for name in order]
 
 
-def sample(G: Generator, gan: Gan, severity: str, seeds: range, config: dict, folder: Path, bar: tqdm) -> list[dict]:
-    """Write one image a seed; return their rows. An image depends on (seed, its number), not on its batch."""
-    images_dir = folder / "images" / (severity or "unknown")
-    images_dir.mkdir(parents=True, exist_ok=True)
-    device = next(G.parameters()).device
+def planned_rows(plan: list[tuple[Gan, str, int]], suffix: str) -> pd.DataFrame:
+    """What the table says of each image before it is drawn. Images are numbered through."""
     rows = []
-    for start in range(0, len(seeds), config["batch_size"]):
-        batch = seeds[start : start + config["batch_size"]]
-        z, rngs = seeded_z(batch, z_dim=G.z_dim, seed=config["seed"])
-        label = gan.label(severity if gan.is_conditional else None)
-        c = None if label is None else label.repeat(len(batch), 1).to(device)
-        images = to_uint8(G(z.to(device), c, truncation_psi=config["psi"], rngs=rngs))
-        for number, picture in zip(batch, as_pictures(images), strict=True):
-            path = images_dir / f"seed{number:06d}.{config['format']}"
-            picture.save(path, **FORMATS[config["format"]])
-            rows.append(
-                {
-                    "file_name": path.relative_to(folder).as_posix(),
-                    "severity": severity,
-                    "lesions": None,
-                    "subject": f"generated-{number:06d}",
-                    "source": "generated",
-                    "parent": gan.name,
-                    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                    "seed": number,
-                }
-            )
-        bar.update(len(batch))
-    return rows
+    for gan, severity, num_images in plan:
+        for number in range(len(rows), len(rows) + num_images):
+            row = {
+                "file_name": f"images/{severity or 'unknown'}/seed{number:06d}.{suffix}",
+                "severity": severity,
+                "lesions": None,
+                "subject": f"generated-{number:06d}",
+                "source": "generated",
+                "parent": gan.name,
+                "seed": number,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw_missing(
+    G: Generator,
+    gan: Gan,
+    rows: pd.DataFrame,
+    config: dict,
+    folder: Path,
+    writer: PictureWriter,
+    bar: tqdm,
+) -> float:
+    """Draw those images of one severity's rows that are not in the folder; return the seconds spent in the network.
+
+    An image depends on (seed, its number), and its batch can change no more than the last bit of a sum. So that a
+    command that was killed and repeated ends with the same bytes, a batch that lacks an image is drawn as a whole.
+    """
+    paths = [folder / name for name in rows["file_name"]]
+    numbers = rows["seed"].tolist()
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    device = next(G.parameters()).device
+    label = gan.label(rows["severity"].iloc[0] if gan.is_conditional else None)
+    seconds = 0.0
+    for start in range(0, len(paths), config["batch_size"]):
+        batch = slice(start, start + config["batch_size"])
+        missing = [not path.exists() for path in paths[batch]]
+        if any(missing):
+            z, rngs = seeded_z(numbers[batch], z_dim=G.z_dim, seed=config["seed"])
+            c = None if label is None else label.repeat(len(z), 1).to(device)
+            began = time.perf_counter()
+            pictures = as_pictures(to_uint8(G(z.to(device), c, truncation_psi=config["psi"], rngs=rngs)))
+            seconds += time.perf_counter() - began
+            for path, picture, is_missing in zip(paths[batch], pictures, missing, strict=True):
+                if is_missing:
+                    writer.put(path, picture)
+        bar.update(len(missing))
+    return seconds
 
 
 def first_of_each(table: ImageTable, *, columns: int = 8) -> Image.Image:

@@ -8,6 +8,7 @@ import os
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from acne_lab.jobs.memory import advice_on_memory
 from acne_lab.jobs.train_gan import train_gan
 from acne_lab.jobs.train_grader import train_grader
 from acne_lab.runs import Run
@@ -18,7 +19,8 @@ def train(config: dict) -> Run:
     if config["task"] is None:
         raise ValueError("choose what to train: experiment=gan_base, experiment=gan_severity or experiment=grader")
     refuse_processes_in_a_sweep(config)
-    return {"gan": train_gan, "grader": train_grader}[config["task"]](config)
+    with advice_on_memory(config):
+        return {"gan": train_gan, "grader": train_grader}[config["task"]](config)
 
 
 def refuse_processes_in_a_sweep(config: dict) -> None:

@@ -74,29 +74,9 @@ def fit(
         for half_written in (run.path / "checkpoints").glob("*.tmp"):  # of a process that was killed meanwhile
             half_written.unlink(missing_ok=True)
         trainer.fit(model, data, ckpt_path=run.last_checkpoint, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        finish(logger)
-        raise ValueError(out_of_memory(config)) from error
     except BaseException:
         finish(logger)
         raise
     if close:
         finish(logger)
     return logger, trainer
-
-
-def out_of_memory(config: dict) -> str:
-    """Which settings need less memory, and about how much less: activations grow with each of these."""
-    head = "the GPU's memory is too small for this training; activations take most of it. What helps:"
-    if config["task"] == "grader":
-        return f"{head}\n  loader.batch_size={max(1, config['loader']['batch_size'] // 2)}: half the activations"
-    model = config["model"]
-    part = (model["microbatch"] or config["stage"]["batch_size"]) // 2
-    lines = [head]
-    if part >= model["D"]["mbstd_group_size"]:
-        lines.append(f"  model.microbatch={part}: half the activations, the same training")
-    if model["G"]["num_half_res"] < 4:
-        lines.append("  model.G.num_half_res=4: nearly half (16 bit at the four largest resolutions)")
-    lines.append(f"  model.G.channel_base={model['G']['channel_base'] // 2}: half, and a quarter of the weights")
-    lines.append(f"  data.resolution={config['data']['resolution'] // 2}: a quarter")
-    return "\n".join(lines)

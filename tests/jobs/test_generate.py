@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -44,7 +47,8 @@ def draw(tmp_path):
     def run(reference, *overrides):
         if isinstance(reference, dict):
             reference = "{" + ",".join(f"{label}:'{path}'" for label, path in reference.items()) + "}"
-        return generate(composed("generate", f"run={reference}", f"runs_dir={tmp_path}", "num_threads=1", *overrides))
+        words = (f"run={reference}", f"runs_dir={tmp_path}", "num_threads=1", "num_workers=1", *overrides)
+        return generate(composed("generate", *words))
 
     return run
 
@@ -126,6 +130,7 @@ def test_a_conditional_gan_draws_every_class(draw, weights):
         (("psi=70",), r"psi must be from -1 to 2 .*not 70"),
         (("format=gif",), "format must be png or jpg"),
         (("counts={severe: 3}",), "counts asks for severe"),
+        (("num_workers=0",), "num_workers must be at least 1"),
     ],
 )
 def test_bad_input_to_a_table(draw, weights, overrides, message):
@@ -136,6 +141,70 @@ def test_bad_input_to_a_table(draw, weights, overrides, message):
 def test_a_class_that_the_gans_do_not_have(draw, weights):
     with pytest.raises(ValueError, match="run names mild, but the classes are 0, 1"):
         draw({"mild": weights["conditional"]})
+
+
+# ---- interrupted -------------------------------------------------------------------------------
+
+
+def interrupted(weights, tmp_path, *, what):
+    """A table of 9 images, cut off when 4 or more are on the disk and `what` happens in the process that draws them."""
+    words = [f"run={weights}", f"runs_dir={tmp_path}", "num_images=9", "batch_size=3", "num_threads=1", "num_workers=2"]
+    script = f"""
+import os, signal, sys, time
+from pathlib import Path
+import acne_lab.jobs.generate
+from acne_lab.jobs.__main__ import main
+put = acne_lab.jobs.generate.PictureWriter.put
+def put_or_end(writer, path, picture):
+    if "seed000007" in path.name:
+        while len(list(path.parent.glob("seed*"))) < 4:
+            time.sleep(0.001)
+        {what}
+    put(writer, path, picture)
+acne_lab.jobs.generate.PictureWriter.put = put_or_end
+sys.argv = ["acne-lab", "generate", *{words!r}]
+main()
+"""
+    # Its output ends when the last of its processes does: this waits for all of them.
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, start_new_session=True)
+    return done, composed("generate", *words)
+
+
+def content(run):
+    """{file: its bytes} of the table."""
+    return {path.relative_to(run.path): path.read_bytes() for path in (run.path / "table").rglob("*") if path.is_file()}
+
+
+def test_a_killed_table_goes_on_with_what_is_missing(draw, weights, tmp_path):
+    done, config = interrupted(weights["rgb"], tmp_path / "killed", what="os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    [folder] = (tmp_path / "killed").glob("generate/*/table")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("images/*/seed*")}
+    assert 4 <= len(before) < 9
+    assert not (folder / "metadata.csv").exists()
+    (folder / "images" / "unknown" / ".seed000008.png.123").write_bytes(b"half a picture")
+    run = generate(config)
+    assert run.path == folder.parent
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    whole = draw(weights["rgb"], "num_images=9", "batch_size=3")
+    assert content(run) == content(whole)
+    assert run.key == whole.key
+    assert len(ImageTable.read(run.path)) == 9
+
+
+def test_ctrl_c_ends_every_process_without_a_word(weights, tmp_path):
+    """The signal goes to the whole group of processes, as a terminal sends it."""
+    done, config = interrupted(weights["rgb"], tmp_path, what="os.killpg(0, signal.SIGINT)")
+    assert done.returncode == 130
+    assert "interrupted: repeat the command" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(ImageTable.read(generate(config).path)) == 9
+
+
+def test_a_table_says_how_busy_its_network_was(draw, weights):
+    run = draw(weights["rgb"], "num_images=4")
+    assert 0 < run.metrics["generator_busy_share"] < 1
 
 
 # ---- pictures of the latent space --------------------------------------------------------------

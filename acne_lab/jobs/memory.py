@@ -1,0 +1,58 @@
+"""What to do when a GPU's memory is too small: which settings need less, and how much less.
+
+The shares were measured as the largest sum of all tensors that live at a time in an iteration: activations, weights,
+gradients, optimizer. They differ by some percent between networks and batches (tests/jobs/test_memory.py measures them
+again), and do not know what the GPU's libraries need besides.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# Share of the memory that is left with ...
+HALF_THE_MICROBATCH = 0.60  # less does not halve: weights and optimizer stay
+SIXTEEN_BIT = 0.65  # at the four largest resolutions, in place of none: R1 and path length stay in 32 bit
+HALF_THE_CHANNELS = 0.55
+HALF_THE_RESOLUTION = 0.55  # not a quarter: the largest resolutions have the fewest channels
+HALF_THE_BATCH = 0.55  # of a grader, and of generation
+
+
+@contextmanager
+def advice_on_memory(config: dict) -> Iterator[None]:
+    """Say what needs less memory where the block needs more than the GPU has.
+
+    Raises:
+        ValueError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        head = "the GPU's memory is too small, or others use it (nvidia-smi). The share of it that is needed with ..."
+        raise ValueError("\n  ".join([head, *remedies(config)])) from error
+
+
+def remedies(config: dict) -> list[str]:
+    """What can be changed in a job of this config, one line each; first what changes the result least."""
+    if config.get("task") == "gan":
+        return remedies_of_a_gan(config)
+    if config.get("task") == "grader":
+        batch = config["loader"]["batch_size"]
+        return [f"loader.batch_size={batch // 2}: {HALF_THE_BATCH:.0%}"] if batch > 1 else []
+    on_cpu = "CUDA_VISIBLE_DEVICES= in front of the command: none, it runs on the CPU"
+    if config["batch_size"] == 1 or "file" in (config["mode"] or {}):  # a projection is of one image
+        return [on_cpu]
+    return [f"batch_size={config['batch_size'] // 2}: {HALF_THE_BATCH:.0%}, with the same images", on_cpu]
+
+
+def remedies_of_a_gan(config: dict) -> list[str]:
+    model = config["model"]
+    part = (model["microbatch"] or config["stage"]["batch_size"]) // 2
+    lines = []
+    if part and part % model["D"]["mbstd_group_size"] == 0:
+        lines.append(f"model.microbatch={part}: {HALF_THE_MICROBATCH:.0%}, with the same training in more parts")
+    if model["G"]["num_half_res"] < 4:
+        lines.append(f"model.G.num_half_res=4: {SIXTEEN_BIT:.0%}, in 16 bit at the four largest resolutions")
+    lines.append(f"model.G.channel_base={model['G']['channel_base'] // 2}: {HALF_THE_CHANNELS:.0%}, a thinner network")
+    lines.append(f"data.resolution={config['data']['resolution'] // 2}: {HALF_THE_RESOLUTION:.0%}")
+    return lines

@@ -1,0 +1,95 @@
+"""Writes pictures in other processes, so that the network draws the next ones meanwhile.
+
+A file is whole or absent, whatever is killed and when. This module is all that those processes load: no torch.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+
+FORMATS = {  # what Pillow is told for each suffix
+    "png": {"format": "PNG", "compress_level": 1},
+    "jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+
+
+class PictureWriter:
+    """A context that ends when all its pictures are on the disk.
+
+    Args:
+        num_workers: processes that encode, at least 1.
+        max_waiting: while so many pictures are not yet written, `put` waits.
+    """
+
+    def __init__(self, *, num_workers: int, max_waiting: int) -> None:
+        self.num_workers, self.max_waiting = num_workers, max_waiting
+        self.waiting: deque[Future] = deque()
+
+    def __enter__(self) -> "PictureWriter":
+        # spawn: a forked process would hold copies of the network's threads' locks, in whatever state they were.
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(self.num_workers, context, initializer=_end_with_parent)
+        # They start with their first task. Ctrl-C reaches every process of a terminal: it is for this one alone.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.waiting += [self.pool.submit(os.getpid) for _ in range(self.num_workers)]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self
+
+    def put(self, path: Path, picture: Image.Image) -> None:
+        """Have a picture written to `path`, whose suffix is one of FORMATS.
+
+        Raises:
+            OSError: an earlier picture could not be written, or a process that writes them was ended.
+        """
+        while len(self.waiting) >= self.max_waiting:
+            self._finish_oldest()
+        try:
+            self.waiting.append(self.pool.submit(write_picture, path, picture))
+        except BrokenProcessPool as error:
+            raise ChildProcessError(ENDED) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
+        try:
+            while self.waiting and kind is None:
+                self._finish_oldest()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+
+    def _finish_oldest(self) -> None:
+        try:
+            self.waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(ENDED) from error
+
+
+ENDED = (
+    "a process that writes pictures was ended from outside, as it happens when memory runs short: repeat the command, "
+    "it goes on (with num_workers=1 it needs less)"
+)
+
+
+def write_picture(path: Path, picture: Image.Image) -> None:
+    """Write a picture aside and rename it; what a killed process leaves behind begins with a dot."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        picture.save(aside, **FORMATS[path.suffix[1:]])
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}): make room and repeat the command, it goes on") from error
+
+
+def _end_with_parent() -> None:
+    """Let this process end when its parent does, also when that was killed."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
