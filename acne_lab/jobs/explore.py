@@ -25,7 +25,8 @@ from acne_lab.report.plots import contact_sheet
 from acne_lab.runs import Run, file_key, open_run
 from acne_lab.tracking import log_and_finish
 
-MIN_SIDE, MAX_SIDE = 128, 256  # of a picture on a sheet, in pixels
+MIN_SIDE, MAX_SIDE = 128, 256  # of a picture on a sheet, in pixels; of up to FEW in a row, the larger one
+FEW = 4
 
 Numbers = int | str | Sequence[int | str]  # 7, "0-31", [0-31, 77]
 
@@ -82,6 +83,11 @@ class Painter:
     def device(self) -> torch.device:
         return self.G.mapping.w_avg.device
 
+    def title(self, psi: float | None, severity: str | None) -> str:
+        """What a sheet's faces are: model, class, truncation."""
+        parts = (self.gan.name, severity, None if psi is None else f"psi {psi:g}")
+        return ", ".join(str(part) for part in parts if part is not None)
+
     def map(self, z: Tensor, *, psi: float, severity: str | None) -> Tensor:
         """z [N, z_dim] -> ws [N, num_ws, w_dim]."""
         label = self.gan.label(severity)
@@ -109,6 +115,7 @@ class Sheet:
     """Pictures in rows, named and labelled.
 
     Args:
+        title: what they are, to be understood without the command that made them.
         rows: the pictures; None leaves a place empty.
         names: of the pictures' files, without suffix.
         captions: above the pictures; rows at the end may be left out.
@@ -117,6 +124,7 @@ class Sheet:
         shows_photograph: then it stays out of the logger.
     """
 
+    title: str
     rows: list[list[Image.Image | None]]
     names: list[list[str]]
     captions: list[list[str]]
@@ -127,6 +135,7 @@ class Sheet:
     @classmethod
     def crossed(
         cls,
+        title: str,
         pictures: Iterator[Image.Image],
         row_labels: Sequence[str],
         column_labels: Sequence[str],
@@ -134,6 +143,7 @@ class Sheet:
     ) -> "Sheet":
         """A picture for each row and column, given row by row."""
         return cls(
+            title=title,
             rows=[[next(pictures) for _ in column_labels] for _ in row_labels],
             names=[[f"{row}_{column}" for column in column_labels] for row in row_labels],
             captions=[list(column_labels)],
@@ -149,8 +159,14 @@ class Sheet:
                 if picture is not None:
                     picture.save(folder / "images" / (re.sub(r"[^\w.+-]", "-", name) + ".png"))
         width = max(picture.width for row in self.rows for picture in row if picture is not None)
-        side = min(max(width, MIN_SIDE), MAX_SIDE)
-        sheet = contact_sheet(self.rows, side=side, captions=self.captions, row_labels=self.row_labels)
+        smallest = MAX_SIDE if max(len(row) for row in self.rows) <= FEW else MIN_SIDE
+        sheet = contact_sheet(
+            self.rows,
+            side=min(max(width, smallest), MAX_SIDE),
+            title=self.title,
+            captions=self.captions,
+            row_labels=self.row_labels,
+        )
         sheet.save(folder / "sheet.png")
         return sheet
 
@@ -164,14 +180,18 @@ def only(painters: dict[str, Painter]) -> Painter:
 
 def as_numbers(given: Numbers, name: str) -> list[int]:
     """7, "0-31", "0-31,77" or [0-31, 77] as a list; ValueError for anything else."""
-    text = str(given) if isinstance(given, int | str) else ",".join(str(part) for part in given)
     numbers = []
-    for part in text.split(","):
+    for part in as_text(given).split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise ValueError(f"{name} must look like 7, 0-31 or [0-31,77], not {given}")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
     return numbers
+
+
+def as_text(given: Numbers) -> str:
+    """As one writes it: 7, 0-31 or 0-31,77."""
+    return str(given) if isinstance(given, int | str) else ",".join(str(part) for part in given)
 
 
 def seed_labels(numbers: Sequence[int]) -> list[str]:

@@ -76,9 +76,10 @@ def draw_projection(
     (folder / "curve.png").write_bytes(png(projection_figure(curve)))
     far, near = distance(images).tolist()
     return Sheet(
+        title=f"nearest face of {painter.title(None, severity)} in {space.upper()}; distance as {perceptual} sees it",
         rows=[[photo, *as_pictures(to_uint8(images))]],
         names=[["photograph", "mean", "projection"]],
-        captions=[["photograph", f"mean face: {far:.3f}", f"in {space}: {near:.3f}"]],
+        captions=[["photograph", f"mean face: {far:.3f}", f"nearest: {near:.3f}"]],
         about={"perceptual": perceptual, "distance/mean": far, "distance/projection": near},
         shows_photograph=True,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from acne_lab.gan.latent import mix_styles, seeded_z, sefa_directions, walk
-from acne_lab.jobs.explore import Numbers, Painter, Sheet, as_numbers, only, seed_labels
+from acne_lab.jobs.explore import Numbers, Painter, Sheet, as_numbers, as_text, only, seed_labels
 
 
 def draw_seeds(
@@ -30,6 +30,7 @@ def draw_seeds(
     pictures = list(painter.paint(ws, rngs=rngs))
     rows = [slice(start, start + columns) for start in range(0, len(numbers), columns)]
     return Sheet(
+        title=painter.title(psi, severity),
         rows=[pictures[row] for row in rows],
         names=[[f"seed{number:06d}" for number in numbers[row]] for row in rows],
         captions=[seed_labels(numbers[row]) for row in rows],
@@ -49,7 +50,8 @@ def draw_psi(
     painter, numbers = only(painters), as_numbers(seeds, "seeds")
     ws = torch.stack([painter.numbered(numbers, psi=psi, severity=severity) for psi in psis], dim=1)
     columns = [f"psi {psi:g}" for psi in psis]
-    return Sheet.crossed(painter.paint(ws.flatten(0, 1)), seed_labels(numbers), columns, {"seeds": numbers})
+    title = painter.title(None, severity)
+    return Sheet.crossed(title, painter.paint(ws.flatten(0, 1)), seed_labels(numbers), columns, {"seeds": numbers})
 
 
 def draw_mix(
@@ -64,13 +66,14 @@ def draw_mix(
 ) -> Sheet:
     """Style mixing: the face of each row with some layers of each column's; the unmixed ones on the left and on top."""
     painter, left, top = only(painters), as_numbers(rows, "rows"), as_numbers(columns, "columns")
-    layers = checked_layers(layers, painter)
+    given, layers = as_text(layers), checked_layers(layers, painter)
     left_ws, top_ws = (painter.numbered(numbers, psi=psi, severity=severity) for numbers in (left, top))
     mixed = [mix_styles(ws.expand_as(top_ws), top_ws, layers) for ws in left_ws]
     top_faces, left_faces = list(painter.paint(top_ws)), list(painter.paint(left_ws))
     inner = painter.paint(torch.cat(mixed))
     row_labels, column_labels = seed_labels(left), seed_labels(top)
     return Sheet(
+        title=f"{painter.title(psi, severity)}: faces on the left with layers {given} of those on top",
         rows=[[None, *top_faces], *([face, *islice(inner, len(top))] for face in left_faces)],
         names=[
             ["", *(f"column_{column}" for column in column_labels)],
@@ -104,6 +107,7 @@ def draw_sefa(
     faces = painter.numbered(numbers, psi=psi, severity=severity)
     ws = torch.cat([walk(face, direction, steps, layers=layers) for direction in directions for face in faces])
     return Sheet.crossed(
+        f"{painter.title(psi, severity)}: moved along the directions of strongest change, by so much in w",
         painter.paint(ws),
         [f"direction {i}, {label}" for i in range(1, num_directions + 1) for label in seed_labels(numbers)],
         [f"{step:+.1f}" for step in steps.tolist()],
@@ -140,7 +144,8 @@ def draw_walk(
             )
     ws = mapper.numbered(numbers, psi=psi, severity=None)
     faces = zip(*(painter.paint(ws) for painter in painters.values()))
-    return Sheet.crossed(chain.from_iterable(faces), seed_labels(numbers), list(painters), {"seeds": numbers})
+    title = f"one w of {mapper.gan.name} through every model, psi {psi:g}"
+    return Sheet.crossed(title, chain.from_iterable(faces), seed_labels(numbers), list(painters), {"seeds": numbers})
 
 
 def checked_layers(given: Numbers, painter: Painter) -> list[int]:

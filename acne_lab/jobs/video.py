@@ -51,6 +51,7 @@ def draw_video(
     frames = (as_frame(picture) for picture in painter.paint(ws))
     path = write_video(frames, folder / "video", format=format, fps=fps)
     return Sheet(
+        title=f"{painter.title(psi, severity)}: the faces of {path.name}",
         rows=[list(painter.paint(keys))],
         names=[seed_labels(numbers)],
         captions=[seed_labels(numbers)],

@@ -9,6 +9,7 @@ The page decides nothing: no test, no interval, no ranking. With one seed there 
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "contact": _contact(study),
         "beside": _beside(study),
         "gans": [_gan(study, stage) for stage in study.gans],
+        "further": _further(study),
         "graders_drawing": _drawing(
             plots.grader_figure(curves), "graders", "Training curves of the graders: " + ", ".join(curves)
         ),
@@ -385,6 +387,36 @@ def _gan(study: Study, stage: Stage) -> dict:
         "grids": _grids(shown),
         "before": _grids(before),
     }
+
+
+def _further(study: Study) -> list[tuple[str, str]]:
+    """(what it shows, command) of pictures that the finished generators can still draw."""
+    done = [stage for stage in study.gans if stage.state == "done"]
+    if not done:
+        return []
+    pictures = {}
+    siblings: dict[str, list[Stage]] = {}  # by what they were fine-tuned from
+    for stage in done:
+        if (base := init_from(stage.config)) and not _is_conditional(stage):
+            siblings.setdefault(base, []).append(stage)
+    family = max(siblings.values(), key=len, default=[])
+    if len(family) > 1:
+        runs = ", ".join(f"{stage.name}: {stage.run}" for stage in family)
+        pictures["one face through every model"] = ["mode=walk", f"run={{{runs}}}"]
+    run = f"run={done[-1].run}"
+    severity = [f"mode.severity={study.classes[-1]}"] if _is_conditional(done[-1]) and study.classes else []
+    pictures |= {
+        "numbered faces": ["mode=seeds", run, *severity],
+        "from the mean face to each face": ["mode=psi", run, *severity],
+        "the directions that change faces most": ["mode=sefa", run, *severity],
+        "a film from face to face": ["mode=video", run, *severity],
+        "the face nearest to a photograph": ["mode=project", run, "mode.file=face.jpg"],
+    }
+    return [(what, shlex.join(["acne-lab", "generate", *words])) for what, words in pictures.items()]
+
+
+def _is_conditional(stage: Stage) -> bool:
+    return bool(stage.config.get("model", {}).get("G", {}).get("c_dim"))
 
 
 def _base_note(study: Study, stage: Stage) -> str:

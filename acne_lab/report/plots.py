@@ -247,6 +247,7 @@ def contact_sheet(
     *,
     side: int,
     gap: int = 4,
+    title: str = "",
     captions: Sequence[Sequence[str]] = (),
     row_labels: Sequence[str] = (),
 ) -> Image.Image:
@@ -256,18 +257,23 @@ def contact_sheet(
         rows: pictures of any mode; transparent parts become white, None leaves a place empty.
         side: of a thumbnail, in pixels.
         gap: between thumbnails, in pixels.
+        title: what stands above them all, in as many lines as it needs.
         captions: what stands above the pictures of the first, second, ... row; a row without any needs no space.
         row_labels: what stands on the left of each row.
     """
-    font = ImageFont.load_default(size=max(12, side // 10))
+    font = ImageFont.load_default(size=max(12, side // 14))
     line = round(1.6 * font.size)
     left = max((round(font.getlength(label)) + line for label in row_labels), default=0)
     above = [line if any(row) else 0 for row in captions] + [0] * (len(rows) - len(captions))
     columns = max(len(row) for row in rows)
-    height = sum(above) + len(rows) * (side + gap) - gap
-    sheet = Image.new("RGB", (left + columns * (side + gap) - gap, height), "white")
+    width = left + columns * (side + gap) - gap
+    heading = _wrapped(title, font, width - line)
+    height = len(heading) * line + sum(above) + len(rows) * (side + gap) - gap
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    top = 0
+    for y, text in enumerate(heading):
+        draw.text((line / 2, (y + 0.5) * line), text, fill=INK, font=font, anchor="lm")
+    top = len(heading) * line
     for y, row in enumerate(rows):
         for x, caption in enumerate(captions[y] if above[y] else ()):
             middle = (left + x * (side + gap) + side / 2, top + line / 2)
@@ -282,6 +288,17 @@ def contact_sheet(
                 sheet.paste(small, (left + x * (side + gap), top), mask)
         top += side + gap
     return sheet
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """The text in lines of `width` pixels, broken at spaces and behind / and -, which names of runs have."""
+    lines: list[str] = []
+    for piece in re.findall(r".+?(?:[/-]|\s+|$)", text):
+        if lines and font.getlength((lines[-1] + piece).rstrip()) <= width:
+            lines[-1] += piece
+        else:
+            lines.append(piece)
+    return lines
 
 
 def projection_figure(curve: pd.DataFrame) -> Figure:

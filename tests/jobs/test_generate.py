@@ -217,7 +217,7 @@ def test_seeds_are_the_images_of_a_table(draw, weights):
         assert difference(picture(run, f"seed{number:06d}"), Image.open(table.paths[number])) <= 1
     assert len(list((run.path / "images").iterdir())) == 3
     assert run.metrics == {"gans": {"": "rgb"}, "seeds": [3, 0, 1]}
-    assert Image.open(run.path / "sheet.png").width == 2 * 128 + 4
+    assert Image.open(run.path / "sheet.png").width == 2 * 256 + 4
     assert run.config["mode"]["seeds"] == [3, "0-1"]
 
 

@@ -1,11 +1,13 @@
 """The written page: complete, on its own, safe to open and to mail."""
 
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_study import CLASSES, StudyWriter
+from tiny import composed
 
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import duration, reading, score, summary_lines, write_report
@@ -81,6 +83,19 @@ def test_page_has_every_section_arm_and_figure(full, report, page):
     assert "Starts from the shipped base “toy_faces_64.safetensors”" in page.text
     assert "Starts from the weights of stage “base” of this study." in page.text
     assert "222 toy + 48 generated" in page.text
+
+
+def test_page_says_how_to_see_more(full, page):
+    """Commands that compose, on runs of this study."""
+    commands = [shlex.split(line) for line in page.text.splitlines() if line.startswith("acne-lab generate mode=")]
+    assert len(commands) == 6
+    for _, _, *words in commands:
+        config = composed("generate", *words)
+        runs = config["run"].values() if isinstance(config["run"], dict) else [config["run"]]
+        assert all((full.runs_dir / run / "DONE").exists() for run in runs)
+    walk = composed("generate", *commands[0][2:])
+    assert list(walk["run"]) == [f"gan_{name.replace(' ', '_')}" for name in CLASSES]
+    assert list(walk["run"].values()) == [full.stages[name]["run"] for name in walk["run"]]
 
 
 def test_page_has_the_numbers_of_every_arm(full, page):

@@ -143,6 +143,17 @@ def test_contact_sheet_makes_room_for_labels():
     assert ink[top + 40 :, :left].any()
 
 
+def test_a_title_takes_the_lines_it_needs():
+    black = Image.new("L", (4, 4))
+
+    def height(title):
+        return plots.contact_sheet([[black, black]], side=100, gap=0, title=title).height - 100
+
+    one = height("mild")
+    assert height("") == 0 < one
+    assert height("train/gan_very_severe-0123456789, psi 0.7") == 2 * one  # broken inside the name, too
+
+
 def test_projection_figure_starts_at_zero():
     figure = plots.projection_figure(pd.DataFrame({"step": [0, 1, 2], "distance": [0.9, 0.5, 0.4]}))
     [axes] = figure.axes
