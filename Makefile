@@ -1,12 +1,13 @@
 # make demo        the whole pipeline on built-in data: 10-15 minutes on 2 CPU cores, then an HTML report
 # make test        lint and the fast tests          make test-all   ... and the slow ones
+# make bench       how fast training and generation are here, in bench.json: some 15 minutes on 2 CPU cores
 # make format      let ruff format the code         make clean      remove .venv and caches (never runs/)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test test-all lint format clean help
+.PHONY: demo bench test test-all lint format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +26,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/acne-lab study study=demo
+
+bench: $(VENV)/installed
+	$(BIN)/acne-lab bench out=bench.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -68,6 +69,12 @@ def resolved(cfg: DictConfig) -> dict:
     if missing:
         raise ValueError("missing values, give them on the command line: " + ", ".join(f"{key}=..." for key in missing))
     return OmegaConf.to_container(cfg, resolve=True)
+
+
+def composed(root: str, *overrides: str) -> dict:
+    """The resolved config of a verb, as the command line makes it from these overrides."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return resolved(compose(root, overrides=table_overrides(list(overrides))))
 
 
 def _missing(node: object, path: str = "") -> Iterator[str]:

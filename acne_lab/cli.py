@@ -12,6 +12,7 @@ VERBS = {
     "report": "write a study's HTML page and report.md again (study=demo)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",
     "runs": "list the runs",
+    "bench": "how fast training and generation are here, and how near to the machine's limit (out=bench.json)",
 }
 
 HELP = """acne-lab: does synthetic acne help a grader?

@@ -27,7 +27,7 @@ def test_help_is_quick(words, limit):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < limit
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "convert", "runs"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "convert", "runs", "bench"])
 def test_every_verb_has_help(verb):
     assert verb in acne_lab("--help").stdout
     done = acne_lab(verb, "--help")
@@ -46,6 +46,7 @@ def test_every_verb_has_help(verb):
         (("generate", "run=nothing"), "there is no run nothing"),
         (("report", "study=nothing"), "no study nothing"),
         (("convert", "file=nothing.pkl", "to=x.onnx"), "there is no nothing.pkl"),
+        (("bench", "configs=64-2048"), "resolution-width-batch"),
     ],
 )
 def test_errors_are_one_clear_line(words, message, tmp_path):

@@ -1,11 +1,10 @@
-"""The smallest data and networks with which every job runs, and configs as the command line composes them."""
+"""The smallest data and networks with which every job runs."""
 
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from acne_lab.build import CONF_DIR, resolved, table_overrides
+from acne_lab.build import composed as composed
 from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.weights import read_networks, save_networks
 
@@ -33,12 +32,6 @@ TINY_GRADER = (
     "trainer.max_epochs=2",
     "loader.batch_size=8",
 )
-
-
-def composed(root: str, *overrides: str) -> dict:
-    """The resolved config of a verb with overrides, as the command line would make it."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return resolved(compose(root, overrides=table_overrides(list(overrides)), return_hydra_config=False))
 
 
 def tiny_weights(path: Path, *, start_from: Path | None = None, **arguments: int) -> Path:

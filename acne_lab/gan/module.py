@@ -144,17 +144,17 @@ class StyleGAN2(pl.LightningModule):
         iteration = self.images_seen // total
         opt_g, opt_d = self.optimizers()
 
-        with self.phase(self.G, opt_g):
+        with self.trainer.profiler.profile("G main"), self.phase(self.G, opt_g):
             for latents in self.draw_latents(len(real)):
                 loss = generator_loss(self.score(self.fake(latents), latents.c))
                 self.manual_backward(loss * (len(latents.z) / len(real)))
                 self.record("loss/G", loss)
 
         if self.path_length_weight and iteration % self.path_length_interval == 0:
-            with self.phase(self.G, opt_g):
+            with self.trainer.profiler.profile("G path length"), self.phase(self.G, opt_g):
                 self.regularize_generator(max(1, len(real) // 2))
 
-        with self.phase(self.D, opt_d):
+        with self.trainer.profiler.profile("D main"), self.phase(self.D, opt_d):
             for part, latents in zip(self.parts(len(real)), self.draw_latents(len(real)), strict=True):
                 with torch.no_grad():
                     fake = self.fake(latents)
@@ -170,7 +170,7 @@ class StyleGAN2(pl.LightningModule):
                 self.sign_count += len(real_logits)
 
         if iteration % self.r1_interval == 0:
-            with self.phase(self.D, opt_d):
+            with self.trainer.profiler.profile("D R1"), self.phase(self.D, opt_d):
                 self.regularize_discriminator(real, c, total)
 
         self.images_seen += total
@@ -316,7 +316,8 @@ class StyleGAN2(pl.LightningModule):
 
     def record(self, name: str, value: Tensor) -> None:
         """Log the mean of `value` over the tick."""
-        self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        with self.trainer.profiler.profile("log"):
+            self.log(name, value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
     # ---- Lightning -----------------------------------------------------------------------------
     def setup(self, stage: str) -> None:

@@ -1,7 +1,9 @@
 """The training module: schedule, optimizers, labels, frozen layers, micro-batches, and what stops it."""
 
 import math
+from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from acne_lab.data.module import GanData
 from acne_lab.data.table import COLUMNS, ImageTable
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.discriminator import Discriminator
+from acne_lab.gan.flops import FlopCounter, training_flops
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.module import StyleGAN2, check_batch
 
@@ -41,11 +44,12 @@ def make_data(batch_size=4, counts=(12, 6, 6)):
     return GanData(table=table, pixels=pixels, batch_size=batch_size, seed=0, mirror=False)
 
 
-def fit(model, *, num_iterations, batch_size=4, counts=(12, 6, 6)):
+def fit(model, *, num_iterations, batch_size=4, counts=(12, 6, 6), callbacks=()):
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
         limit_train_batches=num_iterations,
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -210,3 +214,42 @@ def test_contradictions_are_refused():
         make_model(r1_interval=0, microbatch=0)
     with pytest.raises(ValueError, match="D has 7 layers"):
         make_model(freeze_d=8)
+
+
+def test_an_iteration_does_the_operations_that_it_needs():
+    """What runs is what `flops` counts, and the one gradient that R1's backward pass leaves at the images."""
+    model = make_model(style_mixing=0)
+    needed = sum((flops for flops in training_flops(model.G.to("meta"), model.D.to("meta"), 4).values()), Counter())
+    model = make_model(style_mixing=0)
+    step, counter = model.training_step, FlopCounter()
+
+    def counted(*args):
+        with counter:
+            step(*args)
+
+    model.training_step = counted
+    fit(model, num_iterations=1)
+    fromrgb = 2 * 4 * 16**2 * model.D.b16.fromrgb.weight.numel()
+    assert counter.flops == needed + Counter({32: fromrgb})
+
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_does_not_grow():
+    """Over 1,000 iterations: less than 4 kB each would show."""
+    held = {}
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            held[index + 1] = resident_mb()
+
+    fit(
+        make_model(augment=Augment(p=0.5, **dict.fromkeys(("xflip", "rotate", "scale"), 1))),
+        num_iterations=1000,
+        callbacks=[Watch()],
+    )
+    assert held[1000] - held[200] < 3.2
