@@ -72,7 +72,7 @@ def test_commands_run(tmp_path):
         "gan_base": ["stage.num_images=32", "stage.tick_images=16"],
         "grader": TINY_GRADER,
         "mode=project": ["mode.num_steps=5"],
-        "bench": ["configs=16-64-b4", "repeats=1", "seconds=0", "overheads=false"],
+        "bench": ["configs=8-64-b4", "repeats=1", "seconds=0", "overheads=false"],
         "demo": ["study.gan_images=960", "study.num_generated=80", "study.real_epochs=1", "study.generated_epochs=1"],
     }
     toy = [text for text in TOY if not text.startswith("data.resolution")]

@@ -37,8 +37,9 @@ from acne_lab.jobs.training import start_job
 WARM_UP = 2  # iterations that are not timed: one of each kind
 ADA_P = 0.6  # where published small-data runs settle (Karras et al. 2020, figure 7)
 # Images, channels (in and out) and side of 3x3 convolutions: 5 GFLOP each, the shapes of the networks' layers.
-PEAK_SHAPES = ((4, 512, 16), (1, 512, 32), (4, 256, 32), (4, 128, 64), (16, 64, 64))
+PEAK_SHAPES = ((4, 512, 16), (4, 256, 32), (4, 128, 64), (16, 64, 64))
 PEAK_SCALE = {"cpu": 1, "cuda": 64}  # times as many images
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux
 
 
 def measure(
@@ -62,6 +63,8 @@ def measure(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch finds no GPU: device=cpu")
     config = composed("train", *words, "augment=ada", f"num_threads={num_threads or 'null'}")
     start_job(config)
     batch_size = config["stage"]["batch_size"]
@@ -71,6 +74,7 @@ def measure(
 
     bits = {kind for of_phase in flops.values() for kind in of_phase}
     before = {kind: convolution_peak(kind, device, repeats) for kind in bits}
+    forget_peak_memory(device)
     memory_before = memory_mb(device)
     model, durations = train(config, repeats=repeats, seconds=seconds, device=device)
     memory = memory_mb(device, peak=True)
@@ -121,8 +125,10 @@ class Alternation(pl.Callback):
         if index == WARM_UP:
             self.started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *args: object) -> None:
-        pairs, rest = divmod(args[-1] + 1 - WARM_UP, 2)
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: object, batch: object, index: int
+    ) -> None:
+        pairs, rest = divmod(index + 1 - WARM_UP, 2)
         if pairs >= self.repeats and not rest:
             trainer.should_stop = time.perf_counter() - self.started >= self.seconds
 
@@ -222,13 +228,20 @@ def seconds_at(peak: dict[int, float], flops: Flops) -> float:
     return sum(number / peak[bits] for bits, number in flops.items())
 
 
+def forget_peak_memory(device: str) -> None:
+    """What the convolutions for the peak have held is not training's."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif CLEAR_REFS.exists():
+        CLEAR_REFS.write_text("5")  # proc(5): the resident size becomes the peak
+
+
 def memory_mb(device: str, *, peak: bool = False) -> float:
     """What this process holds, or the most that it has held: of the GPU's memory, or resident in the host's."""
     if device == "cuda":
         return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage's peak would be at least that of the process which started this one
-        return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", status.read_text())[1]) * 1024 / 1e6
+    if STATUS.exists():  # getrusage's peak would be at least that of the process which started this one
+        return int(re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+) kB", STATUS.read_text())[1]) * 1024 / 1e6
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak_rss / (1e6 if platform.system() == "Darwin" else 1e3)
 
