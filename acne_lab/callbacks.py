@@ -15,6 +15,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -209,6 +210,26 @@ class Evaluation(pl.Callback):
             c = module.one_hot(classes.to(module.device))
             fake.append(self.extractor(module.G_ema(part.to(module.device), c, noise_mode="const").clamp(-1, 1)))
         module.log(DISTANCE, kernel_distance(torch.cat(fake), self.real))
+
+
+class StopWhenNoNearer(EarlyStopping):
+    """Ends training once so many evaluations in a row were no better than the best before them.
+
+    Lightning's callback keeps its count in the checkpoint but not that it has called a stop: killed between the last
+    tick's checkpoint and its end, a run would train on when it is repeated.
+
+    Args:
+        patience: that many evaluations.
+    """
+
+    def __init__(self, *, patience: int) -> None:
+        super().__init__(
+            DISTANCE, patience=patience, mode="min", strict=False, check_finite=False, check_on_train_epoch_end=True
+        )
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """The checkpoint has been read by now, and the first tick has not begun."""
+        trainer.should_stop = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 
 class SampleGrid(pl.Callback):

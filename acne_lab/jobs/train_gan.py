@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 
 from acne_lab.build import build
 from acne_lab.callbacks import (
@@ -16,6 +15,7 @@ from acne_lab.callbacks import (
     Progress,
     RandomState,
     SampleGrid,
+    StopWhenNoNearer,
 )
 from acne_lab.data.module import GanData
 from acne_lab.data.table import ImageTable
@@ -137,16 +137,14 @@ def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
     if config["divergence_guard"]:
         callbacks.append(DivergenceGuard(**config["divergence_guard"]))
     if evaluation := config["evaluation"]:
-        every, patience = evaluation["every_ticks"], evaluation["patience"]
+        every = evaluation["every_ticks"]
         backbone = build_backbone(PACKAGED, pretrained="package")
         about = data_config(backbone)
         features = PooledFeatures(backbone, mean=about["mean"], std=about["std"], side=EVALUATION_SIDE)
         callbacks += [
             Evaluation(features, every_ticks=every, num_images=evaluation["num_images"]),
             checkpoint(run, "best", monitor=DISTANCE, mode="min", every_n_epochs=every),
-            EarlyStopping(
-                DISTANCE, patience=patience, mode="min", strict=False, check_finite=False, check_on_train_epoch_end=True
-            ),
+            StopWhenNoNearer(patience=evaluation["patience"]),
         ]
     if snapshots := config["snapshots"]:
         every, keep = snapshots["every_ticks"], snapshots["keep_last"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import TINY_GAN, TOY, composed
 
+from acne_lab.gan.weights import NETWORKS_FILE
 from acne_lab.jobs.train import train
 
 WORDS = (
@@ -86,6 +87,22 @@ main()
     assert_same(run, whole)
     leftovers = [path.name for path in checkpoint.parent.iterdir() if "tmp" in path.name]
     assert leftovers == []
+
+
+def test_killed_between_the_last_checkpoint_and_the_end_of_a_run_that_stopped_early(toy_runs):
+    """It does not train on: nothing is learned at lr=0, so the first evaluation stays the best, and the third is late."""
+    evaluation = "callbacks.evaluation={every_ticks: 1, num_images: 4, patience: 2}"
+    config = composed("train", *WORDS, evaluation, "model.optimizer.lr=0", "seed=1", f"runs_dir={toy_runs}")
+    run = train(config)
+    whole = torch.load(run.last_checkpoint, weights_only=True)
+    files = {name: (run.path / name).read_bytes() for name in ("metrics.csv", "metrics.json", NETWORKS_FILE)}
+    assert whole["gan"]["images_seen"] == 3 * 8 < 48
+    for name in ("DONE", "metrics.json", NETWORKS_FILE):
+        (run.path / name).unlink()
+    train(config)
+    assert run.done
+    assert differences(torch.load(run.last_checkpoint, weights_only=True), whole) == []
+    assert {name: (run.path / name).read_bytes() for name in files} == files
 
 
 @pytest.mark.slow
