@@ -1,5 +1,6 @@
 """From config to objects: the only module that calls `hydra.utils.instantiate`, and what every Hydra job shares."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -87,16 +88,28 @@ def _missing(node: object, path: str = "") -> Iterator[str]:
 
 
 def table_overrides(overrides: list[str]) -> list[str]:
-    """Let `data=...` name an image table, by its folder or its run, besides the sources in conf/data."""
+    """Let `data=...` name an image table, by its folder or its run, besides the sources in conf/data.
+
+    Raises:
+        ValueError: the run of that name holds no table, or is not finished.
+    """
     given = {name: value.strip("'\"") for name, _, value in (text.partition("=") for text in overrides)}
-    if "data" not in given or (CONF_DIR / "data" / f"{given['data']}.yaml").exists():
+    if "data" not in given or any((d / "data" / f"{given['data']}.yaml").exists() for d in config_dirs(overrides)):
         return overrides
     try:
         root = find_table(given["data"], given.get("runs_dir", "runs"))
-    except NoSuchRun:  # a source of the user's own config folder, a sweep over sources, or an error that Hydra explains
+    except NoSuchRun:  # a sweep over sources, or an error that Hydra explains
         return overrides
     table = ["data=table", f"data.root='{root.resolve()}'"]
     return [word for text in overrides for word in (table if text.startswith("data=") else [text])]
+
+
+def config_dirs(words: list[str]) -> list[Path]:
+    """Where a command finds its configs: ours, and the user's own (`--config-dir conf`)."""
+    flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--config-dir", "-cd")
+    own = flags.parse_known_args(words)[0].config_dir
+    return [CONF_DIR, *([Path(own)] if own else [])]
 
 
 def run_job(config_name: str, function: Callable[[dict], Run]) -> None:

@@ -39,6 +39,10 @@ PACKAGES = (
 )
 
 
+# What a run can hold, as errors name it.
+TABLE, GAN, GRADER, PICTURES, STUDY = "an image table", "a GAN", "a grader", "pictures", "a study"
+
+
 class NoSuchRun(ValueError):
     """Nothing has that name."""
 
@@ -56,6 +60,20 @@ class Run:
     @property
     def job(self) -> str:
         return self.path.parent.name
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """What it can be called: `gan_mild`, `gan_mild-<key>`, `train/gan_mild-<key>`."""
+        return self.path.name.rsplit("-", 1)[0], self.path.name, f"{self.job}/{self.path.name}"
+
+    @property
+    def holds(self) -> str:
+        """What a later job can take from it, finished or not."""
+        if self.job == "train":
+            return {"gan": GAN, "grader": GRADER}[self.config["task"]]
+        if self.job == "generate":
+            return PICTURES if self.config["mode"] else TABLE
+        return {"prepare": TABLE, "study": STUDY}.get(self.job, self.job)
 
     @property
     def done(self) -> bool:
@@ -156,33 +174,52 @@ def _folder_of(folder: Path, name: str, key: str) -> Path:
     return found[0] if found else folder / f"{name}-{key}"
 
 
-def find_run(reference: str | Path, runs_dir: str | Path) -> Run:
+def find_run(reference: str | Path, runs_dir: str | Path, *, holds: str) -> Run:
     """The finished run at a path, or the newest of a name: `gan_mild`, `gan_mild-<key>`, or how these begin.
 
+    Args:
+        holds: what the run must hold, e.g. `GAN`; others of that name are passed over.
+
     Raises:
-        ValueError: there is none, or it is not finished.
+        NoSuchRun: nothing has that name.
+        ValueError: what has it holds something else, or is not finished.
     """
     path = Path(reference)
-    if not (path / "config.yaml").exists():
-        candidates = [p.parent for p in Path(runs_dir).glob("*/*/config.yaml")]
-        wanted = str(reference)
-        matches = [p for p in candidates if wanted in (p.name, f"{p.parent.name}/{p.name}", p.name.rsplit("-", 1)[0])]
-        matches = matches or [p for p in candidates if p.name.startswith(wanted)]
-        if not matches:
-            raise NoSuchRun(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
-        finished = [match for match in matches if (match / "DONE").exists()]
-        path = max(finished or matches, key=lambda match: (match / "config.yaml").stat().st_mtime)
-        if len(matches) > 1:
-            print(f"{reference} names {len(matches)} runs: taking the newest, {path}", file=sys.stderr)
-    run = Run(path.resolve())
+    if (path / "config.yaml").exists():
+        named = [Run(path.resolve())]
+        matches = [run for run in named if run.holds == holds]
+    else:
+        named = named_runs(str(reference), Path(runs_dir).resolve())
+        exact = [run for run in named if str(reference) in run.names]
+        matches = [run for run in exact if run.holds == holds] or [run for run in named if run.holds == holds]
+        named = exact or named
+    if not named:
+        raise NoSuchRun(f"there is no run {reference}: give the path of a run folder (acne-lab runs lists them)")
+    if not matches:
+        raise ValueError(
+            f"{reference} names {named[-1].holds} ({named[-1].path}), not {holds}: give the name or the path of "
+            "one (acne-lab runs lists them)"
+        )
+    run = ([run for run in matches if run.done] or matches)[-1]
+    if len(matches) > 1:
+        print(f"{reference} names {len(matches)} runs: taking the newest, {run.path}", file=sys.stderr)
     if not run.done:
         raise ValueError(f"the run {run.path} is not finished: repeat the command that made it, it goes on")
     return run
 
 
+def named_runs(beginning: str, runs_dir: Path) -> list[Run]:
+    """The runs whose names begin so, the newest last."""
+    configs = sorted(runs_dir.glob("*/*/config.yaml"), key=lambda path: path.stat().st_mtime)
+    runs = [Run(config.parent) for config in configs]
+    return [run for run in runs if any(name.startswith(beginning) for name in run.names)]
+
+
 def find_table(reference: str, runs_dir: str | Path) -> Path:
-    """The folder of an image table: a path, or that of the run that `find_run` finds."""
-    return Path(reference) if Path(reference).is_dir() else find_run(reference, runs_dir).path
+    """The folder of an image table: one that is no run's, or that of the run that `find_run` finds."""
+    path = Path(reference)
+    is_run = (path / "config.yaml").exists() and not (path / "metadata.csv").exists()
+    return path if path.is_dir() and not is_run else find_run(reference, runs_dir, holds=TABLE).path
 
 
 def write_text(path: Path, text: str) -> None:

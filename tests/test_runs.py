@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acne_lab.build import table_overrides
-from acne_lab.runs import find_run, open_run, run_key
+from acne_lab.runs import GAN, STUDY, TABLE, NoSuchRun, find_run, find_table, open_run, run_key
 
-CONFIG = {"name": "x", "seed": 0, "model": {"width": 3}}
+CONFIG = {"name": "x", "seed": 0, "task": "gan", "mode": None, "model": {"width": 3}}
 
 
 def config(tmp_path, **changes):
@@ -41,7 +41,7 @@ def test_key_is_of_what_changes_the_result(tmp_path):
     assert key != run_key(CONFIG)
 
 
-NAMES = st.text().filter(lambda name: name != "data")
+NAMES = st.text().filter(lambda name: name not in ("data", "callbacks", "trainer"))  # these have parts
 
 
 @given(st.dictionaries(NAMES, st.integers() | st.dictionaries(st.text(), st.floats(allow_nan=False))))
@@ -96,17 +96,58 @@ def test_find_run(tmp_path):
     for seed in range(2):
         with open_run(config(tmp_path, seed=seed), job="train") as run:
             pass
-    assert find_run(run.path, tmp_path) == run
-    assert find_run(run.path.name, tmp_path) == run
-    assert find_run("x-", tmp_path) == run  # the newest
+    assert find_run(run.path, tmp_path, holds=GAN) == run
+    assert find_run(run.path.name, tmp_path, holds=GAN) == run
+    assert find_run(f"train/{run.path.name}", tmp_path, holds=GAN) == run
+    assert find_run("x-", tmp_path, holds=GAN) == run  # the newest
     with open_run(config(tmp_path, name="x_longer", seed=2), job="train"):
         pass
-    assert find_run("x", tmp_path) == run  # whole names go before beginnings
-    with pytest.raises(ValueError, match="no run nothing"):
-        find_run("nothing", tmp_path)
+    assert find_run("x", tmp_path, holds=GAN) == run  # whole names go before beginnings
+    with pytest.raises(NoSuchRun, match="no run nothing"):
+        find_run("nothing", tmp_path, holds=GAN)
     (run.path / "DONE").unlink()
     with pytest.raises(ValueError, match="not finished"):
-        find_run(run.path, tmp_path)
+        find_run(run.path, tmp_path, holds=GAN)
+
+
+def test_a_name_means_the_run_that_holds_what_is_asked_for(tmp_path):
+    """A study, a GAN and a table may share a name; the newest of them is not always the one."""
+    made = {}
+    for job, changes in (("prepare", {}), ("train", {}), ("study", {}), ("train", {"task": "grader"})):
+        with open_run(config(tmp_path, name="acne", **changes), job=job) as run:
+            made[run.holds] = run
+    with open_run(config(tmp_path, name="acne", mode={"seeds": 1}), job="generate") as pictures:
+        pass
+    for holds, run in made.items():
+        assert find_run("acne", tmp_path, holds=holds) == run
+    assert find_table("acne", tmp_path) == made[TABLE].path
+    with pytest.raises(ValueError, match=rf"names pictures \({pictures.path}\), not a GAN"):
+        find_run(pictures.path, tmp_path, holds=GAN)
+    with pytest.raises(ValueError, match=r"names a GAN .*, not an image table"):
+        find_table(made[GAN].path, tmp_path)
+
+
+def test_a_name_of_something_else_says_what_it_is(tmp_path):
+    for job in ("train", "study"):
+        with open_run(config(tmp_path, name="demo"), job=job) as run:
+            pass
+    with pytest.raises(ValueError, match=rf"demo names a study \({run.path}\), not an image table") as error:
+        find_table("demo", tmp_path)
+    assert not isinstance(error.value, NoSuchRun)
+    with pytest.raises(ValueError, match="demo names a study"):
+        table_overrides(["data=demo", f"runs_dir={tmp_path}"])
+    with open_run(config(tmp_path, name="demo_faces"), job="prepare") as table:
+        pass
+    assert find_table("demo", tmp_path) == table.path  # a name that begins so
+    assert find_run("demo", tmp_path, holds=STUDY) == run
+
+
+def test_a_folder_of_ones_own_is_a_table_whatever_lies_in_it(tmp_path):
+    (tmp_path / "faces").mkdir()
+    assert find_table(tmp_path / "faces", tmp_path) == tmp_path / "faces"
+    for name in ("config.yaml", "metadata.csv"):
+        (tmp_path / "faces" / name).touch()
+    assert find_table(tmp_path / "faces", tmp_path) == tmp_path / "faces"
 
 
 def test_data_names_a_source_a_folder_or_a_run(tmp_path):
@@ -116,9 +157,12 @@ def test_data_names_a_source_a_folder_or_a_run(tmp_path):
     asked = ["seed=1", "data=balanced", f"runs_dir={tmp_path}"]
     assert table_overrides(asked) == ["seed=1", "data=table", f"data.root='{run.path}'", f"runs_dir={tmp_path}"]
     assert table_overrides([f"data={tmp_path}"]) == ["data=table", f"data.root='{tmp_path}'"]
-    assert table_overrides(["data=mine"]) == [
-        "data=mine"
-    ]  # in the user's own --config-dir, or Hydra lists what there is
+    assert table_overrides(["data=mine"]) == ["data=mine"]  # Hydra lists what there is
+    own = tmp_path / "conf" / "data" / "balanced.yaml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    for flag in ([f"--config-dir={tmp_path / 'conf'}"], ["-cd", str(tmp_path / "conf")]):
+        assert table_overrides([*flag, *asked]) == [*flag, *asked]  # a source of the user's own
     (run.path / "DONE").unlink()
     with pytest.raises(ValueError, match="not finished"):
         table_overrides(asked)

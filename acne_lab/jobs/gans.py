@@ -7,7 +7,7 @@ import torch
 
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.weights import NETWORKS_FILE, SUFFIXES, read_networks, shipped_weights
-from acne_lab.runs import Run, file_key, find_run
+from acne_lab.runs import GAN, Run, file_key, find_run
 
 PSI_MIN, PSI_MAX = -1.0, 2.0  # beyond, every face is a caricature of the mean one or falls apart
 
@@ -59,17 +59,14 @@ def weights_file(reference: str, runs_dir: str) -> Path:
     """The file that `reference` names: shipped weights, a file of networks (.safetensors, .pkl, .pt) or a GAN's run.
 
     Raises:
-        ValueError: there is none, or the run is no GAN's or not finished.
+        ValueError: there is none, it is no GAN's, or the run is not finished.
     """
     path = shipped_weights(reference) or Path(reference)
     if path.suffix in SUFFIXES or path.is_file():
         if not path.is_file():
             raise ValueError(f"there is no {path}: give a GAN's run, a file ({', '.join(SUFFIXES)}) or shipped weights")
         return path
-    run = find_run(reference, runs_dir)
-    if not (run.path / NETWORKS_FILE).exists():
-        raise ValueError(f"{run.path} is not a GAN's run: it has no {NETWORKS_FILE}")
-    return run.path / NETWORKS_FILE
+    return find_run(reference, runs_dir, holds=GAN).path / NETWORKS_FILE
 
 
 def find_gan(reference: str, runs_dir: str) -> Gan:

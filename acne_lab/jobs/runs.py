@@ -18,4 +18,4 @@ def main() -> None:
     for path in configs:
         run = Run(path.parent)
         when = datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
-        print(f"{when}  {'done      ' if run.done else 'unfinished'}  {run.job:<9} {run.path}")
+        print(f"{when}  {'done      ' if run.done else 'unfinished'}  {run.holds:<14}  {run.path}")
