@@ -22,6 +22,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock, Timeout
 
+from acne_lab.processes import SECONDS_BETWEEN_LOOKS, meeting, rank
+
 # Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
 NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "num_workers", "batch_size"}
 NOT_IN_KEY |= {"init_from", "run", "test"}
@@ -128,11 +130,17 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
 
     A second process that wants the same run waits here until the first is through and then finds it done:
     check `run.done` first thing. A run that was interrupted keeps its files, so that the block can resume it.
-    Of several processes that train together, the first keeps the lock and the files; the others only come in.
+    Of several processes that train together, the first keeps the lock and the files. The others come in when it has
+    them, and find the run done if it does.
     """
     key = run_key(config, inputs)
     folder = Path(config["runs_dir"]).resolve() / job
-    if "strategy" in config.get("trainer", {}) and rank() > 0:
+    together = "strategy" in config.get("trainer", {})
+    others = meeting() if together else None
+    if together and rank() > 0:
+        is_done = others is not None and others.listen() == "done"
+        while is_done and not Run(_folder_of(folder, config["name"], key)).done:
+            time.sleep(SECONDS_BETWEEN_LOOKS)  # a shared file system may be slow to show it here
         yield Run(_folder_of(folder, config["name"], key))
         return
     (folder / ".locks").mkdir(parents=True, exist_ok=True)
@@ -144,6 +152,8 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         holding = lock.acquire()
     with holding:
         run = Run(_folder_of(folder, config["name"], key))
+        if others:
+            others.announce("done" if run.done else "train")
         if run.done:
             yield run
             return
@@ -160,12 +170,6 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         seconds = time.perf_counter() - started
         write_text(run.path / "DONE", json.dumps({"finished": finished, "seconds": round(seconds, 1)}) + "\n")
-
-
-def rank() -> int:
-    """Number of this process among those that Lightning, torchrun or Slurm has started together."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def _folder_of(folder: Path, name: str, key: str) -> Path:

@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 from acne_lab.build import run_job
-from acne_lab.runs import rank
+from acne_lab.processes import rank
 
 PLAIN = ("report", "convert", "runs", "bench")  # verbs with a few arguments of their own and no config
 

@@ -26,7 +26,8 @@ from acne_lab.jobs.gans import weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.features import PooledFeatures
-from acne_lab.runs import Run, file_key, open_run, rank, write_text
+from acne_lab.processes import rank
+from acne_lab.runs import Run, file_key, open_run, write_text
 
 EVALUATION_SIDE = 112  # px at which the offline network looks at training and generated images
 

@@ -1,11 +1,15 @@
 """Two processes on the CPU train what one process trains, and one goes on from where two stopped."""
 
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 from tiny import TINY_GAN, TOY, composed
 
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
@@ -27,10 +31,14 @@ WORDS = (
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
-def command(*words, runs_dir):
-    alone = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
-    words = [sys.executable, "-m", "acne_lab.jobs", "train", *words, f"runs_dir={runs_dir}"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=alone)
+PYTHON = (sys.executable, "-m", "acne_lab.jobs")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "acne_lab.jobs")
+ALONE = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+
+
+def command(*words, runs_dir, start=PYTHON):
+    words = [*start, "train", *words, f"runs_dir={runs_dir}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=ALONE, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return Run(next(runs_dir.glob("train/gan_base-*")))
 
@@ -75,6 +83,54 @@ def test_one_process_goes_on_where_two_were_stopped(alone, tmp_path):
     assert run.path == rest
     assert pd.read_csv(run.path / "metrics.csv")["images_seen"].tolist() == [32, 64]
     assert_close(tensors(run), tensors(alone))
+
+
+@pytest.mark.slow
+def test_torchrun_trains_what_one_process_trains_and_trains_it_once(alone, tmp_path):
+    both = command(*WORDS, *TWO, runs_dir=tmp_path, start=TORCHRUN)
+    assert both.done
+    assert both.path.name == alone.path.name
+    assert_close(tensors(both), tensors(alone))
+    written = (both.path / "metrics.csv").stat().st_mtime_ns
+    assert command(*WORDS, *TWO, runs_dir=tmp_path, start=TORCHRUN).path == both.path
+    assert (both.path / "metrics.csv").stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_processes_of_srun_wait_for_another_that_trains_the_same_run(alone, toy_runs, tmp_path):
+    """The variables that srun sets are all that Lightning and we know of Slurm. The other one is this test."""
+    shutil.copytree(toy_runs / "prepare", tmp_path / "prepare", symlinks=True)
+    (tmp_path / "train" / ".locks").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "SLURM_NODEID": "0"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_JOB_ID": "1"}
+    words = [*PYTHON, "train", *WORDS, *TWO, f"runs_dir={tmp_path}"]
+    with FileLock(tmp_path / "train" / ".locks" / f"{alone.key}.lock"):
+        tasks = [
+            subprocess.Popen(
+                words,
+                env={**ALONE, **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=open(tmp_path / f"{rank}.txt", "w"),  # noqa: SIM115 - read while they run
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        deadline = time.monotonic() + 120
+        while "another process works on" not in (tmp_path / "0.txt").read_text():
+            assert time.monotonic() < deadline
+            assert [task.poll() for task in tasks] == [None, None]
+            time.sleep(0.2)
+        shutil.copytree(alone.path, tmp_path / "train" / alone.path.name)
+    try:
+        for task in tasks:
+            printed, _ = task.communicate(timeout=120)
+            assert task.returncode == 0
+            assert printed.splitlines()[-1] == str(tmp_path / "train" / alone.path.name)
+    finally:
+        for task in tasks:
+            task.kill()
 
 
 def test_a_sweep_over_processes_is_refused(tmp_path):

@@ -90,7 +90,7 @@ main()
 
 
 def test_killed_between_the_last_checkpoint_and_the_end_of_a_run_that_stopped_early(toy_runs):
-    """It does not train on: nothing is learned at lr=0, so the first evaluation stays the best, and the third is late."""
+    """It does not train on: nothing is learned at lr=0, and the first evaluation stays the best."""
     evaluation = "callbacks.evaluation={every_ticks: 1, num_images: 4, patience: 2}"
     config = composed("train", *WORDS, evaluation, "model.optimizer.lr=0", "seed=1", f"runs_dir={toy_runs}")
     run = train(config)
