@@ -3,14 +3,13 @@
 Kill it at any moment and repeat the command: it goes on from the last tick (GAN) or epoch (grader).
 """
 
-import os
-
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from acne_lab.jobs.memory import advice_on_memory
 from acne_lab.jobs.train_gan import train_gan
 from acne_lab.jobs.train_grader import train_grader
+from acne_lab.processes import meeting
 from acne_lab.runs import Run
 
 
@@ -24,12 +23,15 @@ def train(config: dict) -> Run:
 
 
 def refuse_processes_in_a_sweep(config: dict) -> None:
-    """Lightning starts the other processes by repeating this command, which must then mean this one training."""
-    if "strategy" not in config["trainer"] or "TORCHELASTIC_RUN_ID" in os.environ or not HydraConfig.initialized():
+    """Lightning starts the other processes by repeating this command, which must then mean this one training.
+
+    Those of torchrun and srun sweep together. In a study they would meet at stages that train on one device.
+    """
+    if "strategy" not in config["trainer"] or not HydraConfig.initialized():
         return
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN or hydra.job.config_name != "train":
+    if hydra.job.config_name != "train" or (hydra.mode == RunMode.MULTIRUN and meeting() is None):
         raise ValueError(
-            "several processes train one run at a time: start each `acne-lab train ... trainer=ddp` by itself, without "
-            "-m and not as a stage of a study (a study then finds it done), or use torchrun"
+            "several processes train one run at a time: start each `acne-lab train ... trainer=ddp` by itself, not as "
+            "a stage of a study (a study then finds it done), and without -m unless torchrun or srun starts them"
         )

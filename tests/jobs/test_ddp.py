@@ -10,8 +10,11 @@ import time
 import pandas as pd
 import pytest
 from filelock import FileLock
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from tiny import TINY_GAN, TOY, composed
 
+from acne_lab.build import CONF_DIR
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.train import train
 from acne_lab.runs import Run
@@ -131,6 +134,18 @@ def test_processes_of_srun_wait_for_another_that_trains_the_same_run(alone, toy_
     finally:
         for task in tasks:
             task.kill()
+
+
+def test_a_stage_of_a_study_trains_in_one_process(monkeypatch):
+    """Also where torchrun has started several."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        HydraConfig.instance().set_config(compose("study", return_hydra_config=True))
+    try:
+        with pytest.raises(ValueError, match="not as a stage of a study"):
+            train(composed("train", *WORDS, *TWO))
+    finally:
+        HydraConfig.instance().cfg = None
 
 
 def test_a_sweep_over_processes_is_refused(tmp_path):
