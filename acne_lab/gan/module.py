@@ -152,7 +152,7 @@ class StyleGAN2(pl.LightningModule):
 
         if self.path_length_weight and iteration % self.path_length_interval == 0:
             with self.trainer.profiler.profile("G path length"), self.phase(self.G, opt_g):
-                self.regularize_generator(max(1, len(real) // 2))
+                self.regularize_generator(max(1, len(real) // 2))  # check_batch: half of the total batch, in all
 
         with self.trainer.profiler.profile("D main"), self.phase(self.D, opt_d):
             for part, latents in zip(self.parts(len(real)), self.draw_latents(len(real)), strict=True):
@@ -322,7 +322,14 @@ class StyleGAN2(pl.LightningModule):
     # ---- Lightning -----------------------------------------------------------------------------
     def setup(self, stage: str) -> None:
         data, world_size = self.trainer.datamodule, self.trainer.world_size
-        check_batch(data.batch_size, world_size, self.microbatch, self.D.b4.mbstd_group_size)
+        check_images(data.pixels.shape, self.G)
+        check_batch(
+            data.batch_size,
+            world_size,
+            self.microbatch,
+            self.D.b4.mbstd_group_size,
+            path_length=self.path_length_weight > 0,
+        )
         self.share = Share(self.trainer.global_rank, world_size)
         for module in (*self.G.modules(), self.augment):
             if hasattr(module, "share"):
@@ -364,10 +371,41 @@ class StyleGAN2(pl.LightningModule):
         self.images_seen, self.images_above_safe_p = state["images_seen"], state["images_above_safe_p"]
 
 
-def check_batch(batch_size: int, world_size: int, microbatch: int | None, group_size: int) -> None:
-    """Raise a ValueError unless the batch divides among processes, and each of its parts into minibatch-std groups."""
+def check_images(shape: tuple[int, int, int, int], G: Generator) -> None:
+    """Raise a ValueError unless pixels of the shape [N, R, R, C] are what G makes."""
+    _, side, _, channels = shape
+    if side != G.img_resolution:
+        raise ValueError(
+            f"the training images are of {side} px, the networks of {G.img_resolution} px: set data.resolution, and "
+            "leave model.G.img_resolution and model.D.img_resolution to follow it"
+        )
+    if channels != G.img_channels:
+        raise ValueError(
+            f"the training images have {channels} channels (every photograph is read as RGB), the networks have "
+            f"{G.img_channels}: leave model.G.img_channels={G.img_channels} and model.D.img_channels out. Networks of "
+            "gray and RGBA images can be converted and sampled, not trained"
+        )
+
+
+def check_batch(
+    batch_size: int,
+    world_size: int,
+    microbatch: int | None,
+    group_size: int,
+    *,
+    path_length: bool,
+) -> None:
+    """Raise a ValueError unless the batch divides among processes, and each of its parts into minibatch-std groups.
+
+    Path lengths are those of half the batch: this must divide among processes as well.
+    """
     if batch_size % world_size:
         raise ValueError(f"a batch of {batch_size} does not divide among {world_size} processes: stage.batch_size=...")
+    if path_length and world_size > 1 and (batch_size // 2) % world_size:
+        raise ValueError(
+            f"the path length is regularised on {batch_size // 2} images, which do not divide among {world_size} "
+            f"processes: choose a multiple of {2 * world_size} for stage.batch_size, or model.path_length_weight=0"
+        )
     part = batch_size // world_size if microbatch is None else microbatch
     if (batch_size // world_size) % part:
         raise ValueError(

@@ -162,6 +162,11 @@ def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
     networks = read_networks(weights)
     if "D" not in networks:
         raise ValueError(f"{weights} holds no discriminator: fine-tuning goes on with both networks")
+    if (channels := networks["G_ema"].img_channels) != model.G.img_channels:
+        raise ValueError(
+            f"{weights} makes images with {channels} channels, the training images have {model.G.img_channels}: start "
+            "from a network of RGB images"
+        )
     networks.setdefault("G", networks["G_ema"])
     table, summary = [], [f"init_from {weights.name}"]
     for name in ("G", "G_ema", "D"):

@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -195,16 +197,31 @@ def test_gradients_that_are_not_finite_are_replaced_counted_and_stop_the_run():
         ((16, 1, 8, 3), "minibatch-std groups of 3"),
         ((16, 1, 2, 4), "2 images of one pass do not divide into minibatch-std groups of 4"),
         ((16, 8, None, 4), "2 images of one pass"),
+        ((6, 2, None, 3), "on 3 images, which do not divide among 2 processes: choose a multiple of 4"),
+        ((4, 4, None, 1), "on 2 images, which do not divide among 4 processes"),
     ],
 )
 def test_a_batch_that_does_not_divide_is_refused(args, message):
     with pytest.raises(ValueError, match=message):
-        check_batch(*args)
+        check_batch(*args, path_length=True)
 
 
 def test_batches_that_divide():
-    check_batch(16, 2, 4, 4)
-    check_batch(2, 1, None, 4)  # a group is at most the batch
+    check_batch(16, 2, 4, 4, path_length=True)
+    check_batch(2, 1, None, 4, path_length=True)  # a group is at most the batch
+    check_batch(3, 1, None, 3, path_length=True)  # alone it is half, rounded down
+    check_batch(6, 2, None, 3, path_length=False)
+
+
+@pytest.mark.parametrize(("weight", "refused"), [(2.0, True), (0.0, False)])
+def test_path_lengths_of_several_processes_are_checked_before_training(weight, refused, monkeypatch):
+    """Each process would round its half down: 2 images in all, where one process takes 3."""
+    model = make_model(path_length_weight=weight)
+    model.D.b4.mbstd_group_size = 3
+    trainer = SimpleNamespace(datamodule=make_data(batch_size=6), world_size=2, global_rank=0)
+    monkeypatch.setattr(type(model), "trainer", trainer)
+    with pytest.raises(ValueError, match="do not divide among 2 processes") if refused else nullcontext():
+        model.setup("fit")
 
 
 def test_contradictions_are_refused():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tiny import TINY_GAN, TINY_GRADER, TOY, composed
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
@@ -149,11 +149,19 @@ def test_weights_that_do_not_fit_are_refused(base, toy_runs):
         (("stage.where={skin_tone: 9}",), "no training images of skin_tone=9"),
         (("model.G.c_dim=3",), "model.G.c_dim=3, but the data has the classes mild"),
         (("stage.batch_size=6", "stage.tick_images=12", "stage.num_images=12"), "minibatch-std groups"),
+        (("+model.G.img_channels=1", "+model.D.img_channels=1"), r"leave model\.G\.img_channels=1 .* out"),
+        (("model.G.img_resolution=16", "model.D.img_resolution=16"), r"32 px, the networks of 16 px: set data\.resol"),
     ],
 )
 def test_bad_input_to_the_gan(toy_runs, overrides, message):
     with pytest.raises(ValueError, match=message):
         gan(toy_runs, *overrides)
+
+
+def test_weights_of_gray_images_are_refused(toy_runs, tmp_path):
+    gray = tiny_weights(tmp_path / "gray.safetensors", img_channels=1)
+    with pytest.raises(ValueError, match="images with 1 channels, the training images have 3"):
+        gan(toy_runs, f"init_from={gray}")
 
 
 def test_a_grader_run_is_complete(toy_runs):
