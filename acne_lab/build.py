@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,26 @@ def if_at_least(value: float, threshold: float, then: float, otherwise: float) -
     return then if value >= threshold else otherwise
 
 
+def auto_batch(resolution: int, devices: int | Sequence[int], num_nodes: int) -> int:
+    """Total batch of StyleGAN2-ADA's "auto" set-up, up to 32 a device and 64 in all: model=auto."""
+    num = num_processes(devices, num_nodes)
+    return max(min(num * min(4096 // resolution, 32), 64), num)
+
+
+def auto_group(batch_size: int, devices: int | Sequence[int], num_nodes: int) -> int:
+    """Images in a minibatch-std group in that set-up, at most those of one device: model=auto."""
+    return min(batch_size // num_processes(devices, num_nodes), 4)
+
+
+def num_processes(devices: int | Sequence[int], num_nodes: int) -> int:
+    """Those of `trainer.devices`, a number or a list of indices, on every node."""
+    if isinstance(devices, str) or devices == -1:
+        raise ValueError(f"model=auto sets the batch by the number of devices: trainer.devices={devices} is no number")
+    return (devices if isinstance(devices, int) else len(devices)) * num_nodes
+
+
+OmegaConf.register_new_resolver("auto_batch", auto_batch, replace=True)
+OmegaConf.register_new_resolver("auto_group", auto_group, replace=True)
 OmegaConf.register_new_resolver("divide", divide, replace=True)
 OmegaConf.register_new_resolver("if_at_least", if_at_least, replace=True)
 OmegaConf.register_new_resolver("fast_half", fast_half, replace=True)

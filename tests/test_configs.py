@@ -68,6 +68,49 @@ def test_models_build_and_score(name):
     assert model.augment(torch.zeros(1, 3, size, size)).shape == (1, 3, size, size)
 
 
+@pytest.mark.parametrize(
+    ("resolution", "devices", "batch", "group", "lr"),
+    [
+        (64, 1, 32, 4, 0.0025),
+        (128, 2, 64, 4, 0.0025),
+        (256, 1, 16, 4, 0.0025),
+        (256, 4, 64, 4, 0.0025),
+        (256, 8, 64, 4, 0.0025),
+        (512, 1, 8, 4, 0.0025),
+        (512, "[0,1]", 16, 4, 0.0025),
+        (1024, 1, 4, 4, 0.002),
+        (1024, 8, 32, 4, 0.002),
+        (2048, 1, 2, 2, 0.002),
+        (256, 32, 64, 2, 0.0025),
+        (256, 64, 64, 1, 0.0025),
+    ],
+)
+@pytest.mark.parametrize("experiment", ["gan_base", "gan_severity"])
+def test_auto_follows_resolution_and_devices(experiment, resolution, devices, batch, group, lr):
+    """batch = max(min(gpus min(4096 / res, 32), 64), gpus), group = min(batch / gpus, 4); ticks divide into batches."""
+    given = ("stage.severity=severe", "init_from=x") if experiment == "gan_severity" else ()
+    words = (f"experiment={experiment}", *given, "model=auto", f"data.resolution={resolution}")
+    config = composed("train", *words, f"trainer.devices={devices}")
+    model = config["model"]
+    assert (config["stage"]["batch_size"], model["D"]["mbstd_group_size"]) == (batch, group)
+    assert model["optimizer"]["lr"] == lr
+    assert model["r1_gamma"] is model["ema_kimg"] is None  # the module divides by the batch
+    assert model["G"]["channel_base"] == (32768 if resolution >= 512 else 16384)
+    assert config["trainer"]["limit_train_batches"] * batch == config["stage"]["tick_images"]
+
+
+def test_a_batch_of_ones_own_wins_over_that_of_auto():
+    config = composed(
+        "train", *GAN, "model=auto", "data.resolution=256", "stage.batch_size=2", "stage.tick_images=3200"
+    )
+    assert (config["stage"]["batch_size"], config["model"]["D"]["mbstd_group_size"]) == (2, 2)
+    both = composed("train", *GAN, "model=auto", "data.resolution=1024", "trainer=ddp", "trainer.num_nodes=2")
+    assert both["stage"]["batch_size"] == 16
+    assert composed("train", *GAN)["stage"]["batch_size"] == 16  # other models leave it to the stage
+    with pytest.raises(ValueError, match=r"trainer\.devices=auto is no number"):
+        composed("train", *GAN, "model=auto", "trainer.devices=auto")
+
+
 @pytest.mark.parametrize("pipe", options("augment/pipe"))
 def test_augmentation_pipes(pipe):
     """Each switches on what its name says, and runs."""
