@@ -26,15 +26,6 @@ def divide(total: int, part: int) -> int:
     return total // part
 
 
-def fast_half(resolutions: int) -> int:
-    """`resolutions` where 16-bit convolutions are fast (CUDA, CPUs with AMX), else 0: `${fast_half:4}`."""
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    has_amx = cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text()
-    return resolutions if torch.cuda.is_available() or has_amx else 0
-
-
 def if_at_least(value: float, threshold: float, then: float, otherwise: float) -> float:
     """`then` where value >= threshold, else `otherwise`: `${if_at_least:${data.resolution},512,32768,16384}`."""
     return then if value >= threshold else otherwise
@@ -62,7 +53,6 @@ OmegaConf.register_new_resolver("auto_batch", auto_batch, replace=True)
 OmegaConf.register_new_resolver("auto_group", auto_group, replace=True)
 OmegaConf.register_new_resolver("divide", divide, replace=True)
 OmegaConf.register_new_resolver("if_at_least", if_at_least, replace=True)
-OmegaConf.register_new_resolver("fast_half", fast_half, replace=True)
 
 
 def build(node: DictConfig | dict, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from acne_lab.gan.generator import half_dtype
+from acne_lab.gan.generator import fast_half_res, half_dtype
 from acne_lab.gan.layers import (
     RESAMPLE_TAPS,
     Conv2d,
@@ -112,9 +112,10 @@ class Discriminator(nn.Module):
         architecture: str = "resnet",
         mbstd_group_size: int = 4,
         cmap_dim: int | None = None,
-        num_half_res: int = 0,
+        num_half_res: int | None = 0,
         conv_clamp: float | None = None,
     ) -> None:
+        num_half_res = fast_half_res() if num_half_res is None else num_half_res
         init_kwargs = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.init_kwargs = init_kwargs

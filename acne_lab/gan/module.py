@@ -364,7 +364,11 @@ class StyleGAN2(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["gan"] = {"images_seen": self.images_seen, "images_above_safe_p": self.images_above_safe_p}
+        checkpoint["gan"] = {
+            "images_seen": self.images_seen,
+            "images_above_safe_p": self.images_above_safe_p,
+            "num_half_res": {name: getattr(self, name).init_kwargs["num_half_res"] for name in ("G", "D")},
+        }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["gan"]

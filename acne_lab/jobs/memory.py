@@ -51,7 +51,7 @@ def remedies_of_a_gan(config: dict) -> list[str]:
     lines = []
     if part and part % model["D"]["mbstd_group_size"] == 0:
         lines.append(f"model.microbatch={part}: {HALF_THE_MICROBATCH:.0%}, with the same training in more parts")
-    if model["G"]["num_half_res"] < 4:
+    if (num_half_res := model["G"]["num_half_res"]) is not None and num_half_res < 4:  # None is 4 on a GPU
         lines.append(f"model.G.num_half_res=4: {SIXTEEN_BIT:.0%}, in 16 bit at the four largest resolutions")
     lines.append(f"model.G.channel_base={model['G']['channel_base'] // 2}: {HALF_THE_CHANNELS:.0%}, a thinner network")
     lines.append(f"data.resolution={config['data']['resolution'] // 2}: {HALF_THE_RESOLUTION:.0%}")

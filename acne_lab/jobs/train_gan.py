@@ -64,7 +64,7 @@ def train_gan(config: dict) -> Run:
             seed=config["seed"],
             mirror=stage["mirror"],
         )
-        model = build(config["model"])
+        model = build(with_precision_of(run, config["model"]))
         if weights and not run.last_checkpoint:
             start_from(model, weights, run)
         show = ("ada/p", "loss/G", "loss/D")
@@ -97,6 +97,7 @@ def train_gan(config: dict) -> Run:
                 "num_training_images": len(rows),
                 "num_nonfinite": int(model.num_nonfinite),
                 "ada_p": float(model.augment.p),
+                "num_half_res": model.G.init_kwargs["num_half_res"],
                 "severity": severity,
                 "classes": list(table.classes),
                 "table": table.key,
@@ -155,6 +156,18 @@ def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
             )
         )
     return callbacks
+
+
+def with_precision_of(run: Run, model: dict) -> dict:
+    """The model's config; where it leaves 16 bit to the machine, a run goes on as it began, wherever that was.
+
+    So the machine is not in a run's key.
+    """
+    left_open = [name for name in ("G", "D") if model[name]["num_half_res"] is None]
+    if run.last_checkpoint is None or not left_open:
+        return model
+    began = torch.load(run.last_checkpoint, weights_only=True, mmap=True)["gan"]["num_half_res"]
+    return model | {name: model[name] | {"num_half_res": began[name]} for name in left_open}
 
 
 def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:

@@ -13,10 +13,12 @@ import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
 from acne_lab.data.table import ImageTable
+from acne_lab.gan.module import StyleGAN2
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.generate import generate
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.train import train
+from acne_lab.runs import run_key
 
 BASE = ("experiment=gan_base", *TOY, *TINY_GAN)
 GRADER = ("experiment=grader", *TOY, *TINY_GRADER)
@@ -109,6 +111,34 @@ def test_a_killed_gan_goes_on_with_its_augmentation(toy_runs, tmp_path):
         assert pd.read_csv(done.path / "metrics.csv")["ada/p"].tolist() == pytest.approx([0.3, 0.7])
     for name, tensor in tensors(whole).items():
         assert torch.equal(tensor, tensors(run)[name]), name
+
+
+def test_a_run_goes_on_with_the_precision_it_began_with(tmp_path, monkeypatch):
+    """On a machine that is fast at 16 bit, and then on one that is not; the run is the same on both."""
+
+    def machine(num_half_res):
+        for name in ("generator", "discriminator"):
+            monkeypatch.setattr(f"acne_lab.gan.{name}.fast_half_res", lambda: num_half_res)
+
+    def step_until_half_way(self, *batch):
+        if self.images_seen == 8:
+            raise KeyError("the power")
+        step(self, *batch)
+
+    prepare(composed("prepare", *TOY, f"runs_dir={tmp_path}"))
+    words = ("model.G.num_half_res=null", "seed=13")
+    machine(2)
+    step = StyleGAN2.training_step
+    monkeypatch.setattr(StyleGAN2, "training_step", step_until_half_way)
+    with pytest.raises(KeyError, match="the power"):
+        gan(tmp_path, *words)
+    monkeypatch.setattr(StyleGAN2, "training_step", step)
+    machine(0)
+    run = gan(tmp_path, *words)
+    assert len(list(tmp_path.glob("train/gan_base-*"))) == 1
+    assert run.metrics["num_half_res"] == read_networks(run.path / NETWORKS_FILE)["D"].init_kwargs["num_half_res"] == 2
+    given = (composed("train", *BASE, *words, f"model.G.num_half_res={number}") for number in (2, "null"))
+    assert len({run_key(config) for config in given}) == 2  # what is asked for is in the key
 
 
 def test_fine_tuning_starts_from_the_weights(base, toy_runs):
