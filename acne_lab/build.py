@@ -3,6 +3,8 @@
 import argparse
 import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,8 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
     The last line on standard output is the run's path. An error in what the user gave is printed without a
     traceback and exits with 2.
     """
-    failed = []
+    # A file, made when a job fails: a launcher may run the members of a sweep in other processes.
+    failed = Path(tempfile.gettempdir()) / f"acne-lab-failed-{uuid.uuid4()}"
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
     def with_config(cfg: DictConfig) -> None:
@@ -137,7 +140,7 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
         except (ValueError, OSError) as error:
             if "HYDRA_FULL_ERROR" in os.environ:  # Hydra's own switch for tracebacks
                 raise
-            failed.append(error)
+            failed.touch()
             print(f"error: {error}", file=sys.stderr, flush=True)
 
     try:
@@ -149,8 +152,10 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
     sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     try:
         with_config()
+        if failed.exists():
+            sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: repeat the command, it goes on", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT, as shells have it
-    if failed:
-        sys.exit(2)
+    finally:
+        failed.unlink(missing_ok=True)

@@ -7,6 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny import TINY_GRADER, TOY
+
+from acne_lab.runs import Run
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,9 +59,21 @@ def test_errors_are_one_clear_line(words, message, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_members_of_a_sweep_side_by_side(toy_runs, tmp_path):
+    """One whose input is wrong fails the command, and stops no other."""
+    words = ("experiment=grader", *TOY, *TINY_GRADER, "num_threads=1", f"runs_dir={toy_runs}", "seed=77")
+    side_by_side = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "-m", "test=nothing,null")
+    done = acne_lab("train", *words, *side_by_side, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "there is no run nothing" in done.stderr
+    [path] = done.stdout.splitlines()
+    assert Run(Path(path)).done
+
+
 def test_runs_lists_what_is_there(toy_runs):
     done = acne_lab("runs", f"runs_dir={toy_runs}")
-    assert "prepare" in done.stdout
+    assert "an image table" in done.stdout
     assert "done" in done.stdout
 
 
