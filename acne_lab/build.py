@@ -71,9 +71,9 @@ def build(node: DictConfig | dict, **kwargs: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
-def run_logger(config: dict, run: Run, *, x: str | None = None) -> Any:
-    """The logger that `config["logger"]` describes, for this run; None where there is none."""
-    return build(config["logger"])(run, x=x) if config["logger"] else None
+def run_logger(config: dict, run: Run, *, x: str | None = None, only_drawn: bool = False) -> Any:
+    """The logger that `config["logger"]` describes, for this run; None where there is none. Args: `wandb_logger`."""
+    return build(config["logger"])(run, x=x, only_drawn=only_drawn) if config["logger"] else None
 
 
 def resolved(cfg: DictConfig) -> dict:

@@ -270,13 +270,10 @@ class SampleGrid(pl.Callback):
         path = self.folder / f"{name}.png"
         picture.save(path.with_suffix(".tmp"), format="PNG")
         path.with_suffix(".tmp").replace(path)
-        # photographs of people are never sent to a logger's server, drawn faces are
-        if hasattr(trainer.logger, "log_image") and (name != "reals" or self._are_drawn(trainer)):
-            trainer.logger.log_image("samples" if name != "reals" else name, [picture], step=trainer.global_step)
-
-    @staticmethod
-    def _are_drawn(trainer: pl.Trainer) -> bool:
-        return bool(trainer.datamodule.table.rows["source"].isin(("toy", "generated")).all())
+        if trainer.logger is not None:
+            generated = name != "reals"
+            shown_as = "samples" if generated else name
+            trainer.logger.log_picture(shown_as, picture, generated=generated, step=trainer.global_step)
 
 
 class Progress(pl.Callback):

@@ -1,6 +1,8 @@
 """Weights & Biases: one W&B run for each of our runs, grouped by study, offline unless a key is set.
 
-Photographs of people stay here: what is sent are figures, and pictures that were drawn or generated.
+What is sent: configs without folders, figures, curves, confusion matrices. Pictures (training images, sample grids,
+sheets) are sent where all faces that the networks have learned from were drawn. A GAN that has seen photographs may
+have memorised some, so what it generates stays here unless `send_generated` says otherwise. Photographs always stay.
 """
 
 import os
@@ -14,21 +16,44 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from acne_lab.runs import Run
 
 
+class PictureGuard(WandbLogger):
+    """The logger of a run, who decides what pictures it sends.
+
+    Args:
+        only_drawn: all faces that the run's networks have learned from were drawn.
+        send_generated: generated ones are sent even if not.
+        kwargs: of WandbLogger.
+    """
+
+    def __init__(self, *, only_drawn: bool, send_generated: bool, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.only_drawn, self.send_generated = only_drawn, send_generated
+
+    def log_picture(self, name: str, picture: Image.Image, *, generated: bool, step: int | None = None) -> None:
+        """Send a picture of generated or of training images, if it may be seen."""
+        if self.only_drawn or (generated and self.send_generated):
+            self.log_image(name, [picture], step=step)
+
+
 def wandb_logger(
     run: Run,
     *,
     x: str | None = None,
+    only_drawn: bool = False,
+    send_generated: bool = False,
     project: str = "acne_lab",
     entity: str | None = None,
     group: str | None = None,
     tags: list[str] | None = None,
     mode: str | None = None,
-) -> WandbLogger:
+) -> PictureGuard:
     """A Lightning logger whose W&B run has this run's name and key, so that a resumed run goes on in it.
 
     Args:
         run: its config is logged; files go to its `wandb` folder.
         x: the metric on the horizontal axis of every chart; None: there are no curves.
+        only_drawn: all faces that the run's networks have learned from were drawn: its pictures may be seen.
+        send_generated: generated pictures may be seen in any case.
         project: W&B project.
         entity: W&B team or user; None is the key's own.
         group: the study.
@@ -36,7 +61,9 @@ def wandb_logger(
         mode: "online" or "offline"; None is online where WANDB_API_KEY is set, else offline.
     """
     mode = mode or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
-    logger = WandbLogger(
+    logger = PictureGuard(
+        only_drawn=only_drawn,
+        send_generated=send_generated,
         project=project,
         entity=entity,
         group=group,
@@ -75,17 +102,18 @@ def log_grading(logger: Logger | None, report: dict, predictions: pd.DataFrame, 
     logger.experiment.log({"test/confusion": chart})
 
 
-def log_figures(logger: Logger | None, figures: dict[str, float], **pictures: Image.Image) -> None:
-    """Log numbers, which W&B also shows in its table of runs, and pictures under their names."""
-    if not isinstance(logger, WandbLogger):
-        return
-    logger.experiment.log(figures | {name: wandb.Image(picture) for name, picture in pictures.items()})
+def log_figures(logger: Logger | None, figures: dict[str, float]) -> None:
+    """Log numbers, which W&B also shows in its table of runs."""
+    if isinstance(logger, WandbLogger):
+        logger.experiment.log(figures)
 
 
-def log_and_finish(logger: Logger | None, figures: dict[str, float], **pictures: Image.Image) -> None:
-    """All that a run without curves has to say."""
+def log_and_finish(logger: Logger | None, figures: dict[str, float], **generated: Image.Image) -> None:
+    """All that a run without curves has to say: numbers, and generated pictures under their names."""
     try:
-        log_figures(logger, figures, **pictures)
+        log_figures(logger, figures)
+        for name, picture in generated.items() if isinstance(logger, PictureGuard) else ():
+            logger.log_picture(name, picture, generated=True)
     finally:
         finish(logger)
 

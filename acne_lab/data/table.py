@@ -137,6 +137,11 @@ class ImageTable:
         return np.asarray(pd.Index(self.classes).get_indexer(self.rows["severity"]), dtype=np.int64)
 
     @property
+    def is_drawn(self) -> bool:
+        """Every image is one of data=toy: nobody's photograph, and no network's memory of one."""
+        return bool((self.rows["source"] == "toy").all())
+
+    @property
     def key(self) -> str:
         """16 hex digits of what training can see: pixels, labels, subjects, splits, sources, boxes and the
         order of classes and rows (a seed draws the same rows of two tables only if both have one order).

@@ -57,7 +57,7 @@ def explore(config: dict) -> Run:
         sheet = draw(painters, run.path)
         picture = sheet.write(run.path)
         run.write_metrics({"gans": {label: gan.name for label, gan in gans.items()}, **sheet.about})
-        logger = run_logger(config, run)
+        logger = run_logger(config, run, only_drawn=all(gan.only_drawn for gan in gans.values()))
         figures = {name: value for name, value in sheet.about.items() if isinstance(value, int | float)}
         log_and_finish(logger, figures, **({} if sheet.shows_photograph else {"sheet": picture}))
     return run

@@ -23,6 +23,7 @@ class Gan:
         config: arguments of its generator.
         classes: severities from mild to very severe; without a run nobody knows their names.
         severity: the one it was trained on; None is all.
+        only_drawn: it has never seen a photograph.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Gan:
     config: dict
     classes: tuple[str, ...]
     severity: str | None
+    only_drawn: bool
 
     @property
     def is_conditional(self) -> bool:
@@ -81,6 +83,7 @@ def find_gan(reference: str, runs_dir: str) -> Gan:
             config=run.config["model"]["G"],
             classes=tuple(run.metrics["classes"]),
             severity=run.metrics["severity"],
+            only_drawn=has_seen_only_drawn(weights),
         )
     config = read_networks(weights)["G_ema"].init_kwargs
     return Gan(
@@ -90,7 +93,16 @@ def find_gan(reference: str, runs_dir: str) -> Gan:
         config=config,
         classes=tuple(str(i) for i in range(config.get("c_dim", 0))),
         severity=None,
+        only_drawn=has_seen_only_drawn(weights),
     )
+
+
+def has_seen_only_drawn(weights: Path) -> bool:
+    """Whether the networks of a file have learned from drawn faces alone; of a file of unknown origin nobody knows."""
+    run = Run(weights.parent)
+    if weights.name == NETWORKS_FILE and run.done:
+        return run.metrics.get("only_drawn", False)
+    return weights == shipped_weights(weights.stem)
 
 
 def load_generator(gan: Gan) -> Generator:

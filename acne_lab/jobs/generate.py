@@ -79,7 +79,7 @@ def write_table(config: dict) -> Run:
                 "generator_busy_share": round(busy_share, 3),  # of the time from the first image to the last file
             }
         )
-        logger = run_logger(config, run)
+        logger = run_logger(config, run, only_drawn=all(gan.only_drawn for gan in gans.values()))
         figures = {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()}
         log_and_finish(logger, figures, samples=first_of_each(written))
     return run

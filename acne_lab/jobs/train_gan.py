@@ -22,7 +22,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
-from acne_lab.jobs.gans import weights_file
+from acne_lab.jobs.gans import has_seen_only_drawn, weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.features import PooledFeatures
@@ -51,6 +51,7 @@ def train_gan(config: dict) -> Run:
             raise ValueError(f"{table.root} has images without a severity: a conditional GAN needs them all labelled")
     weights = weights_file(config["init_from"], config["runs_dir"]) if config["init_from"] else None
     inputs = [table.key] + ([file_key(weights)] if weights else [])
+    only_drawn = rows.is_drawn and (weights is None or has_seen_only_drawn(weights))
 
     with open_run(config, job="train", inputs=inputs) as run:
         if run.done:
@@ -76,7 +77,7 @@ def train_gan(config: dict) -> Run:
             checkpoint(run, "last"),
         ]
         try:
-            fit(model, data, config, run, callbacks, x="images_seen")
+            fit(model, data, config, run, callbacks, x="images_seen", only_drawn=only_drawn)
         except ValueError as error:
             if run.last_checkpoint is None:
                 raise
@@ -98,6 +99,7 @@ def train_gan(config: dict) -> Run:
                 "num_nonfinite": int(model.num_nonfinite),
                 "ada_p": float(model.augment.p),
                 "num_half_res": model.G.init_kwargs["num_half_res"],
+                "only_drawn": only_drawn,
                 "severity": severity,
                 "classes": list(table.classes),
                 "table": table.key,

@@ -57,10 +57,11 @@ def fit(
     callbacks: list[pl.Callback],
     *,
     x: str,
+    only_drawn: bool = False,
     close: bool = True,
 ) -> tuple[object, pl.Trainer]:
-    """Train from the run's last checkpoint, or from the start; return the logger and the trainer."""
-    logger = run_logger(config, run, x=x)
+    """Train from the run's last checkpoint, or from the start; return the logger (see `run_logger`) and the trainer."""
+    logger = run_logger(config, run, x=x, only_drawn=only_drawn)
     try:
         trainer = build(
             config["trainer"],

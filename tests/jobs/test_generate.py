@@ -343,9 +343,11 @@ def test_a_photograph_is_projected(draw, weights, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="the weights package is not there")
 @pytest.mark.parametrize(("mode", "pictures"), [("seeds", {"sheet"}), ("project", set())])
 def test_a_photograph_is_not_sent_to_a_logger(draw, weights, tmp_path, mode, pictures):
+    """Not even where generated pictures are."""
     Image.effect_noise((30, 20), 50).save(tmp_path / "face.png")
     options = {"seeds": ["mode.seeds=0"], "project": [f"mode.file='{tmp_path / 'face.png'}'", "mode.num_steps=2"]}
-    run = draw(weights["rgb"], f"mode={mode}", *options[mode], "logger=wandb", "logger.mode=offline")
+    log = ("logger=wandb", "logger.mode=offline", "logger.send_generated=true")
+    run = draw(weights["rgb"], f"mode={mode}", *options[mode], *log)
     assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
     assert {path.name.split("_")[0] for path in (run.path / "wandb").rglob("*.png")} == pictures
 

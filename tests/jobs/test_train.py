@@ -241,10 +241,17 @@ def test_wandb_offline(toy_runs, base, job):
     assert list(folder.glob("*.wandb"))
     media = {path.name.split("_")[0] for path in (folder / "files" / "media").rglob("*") if path.is_file()}
     assert media == {"gan": {"reals", "samples"}, "grader": {"confusion"}, "generate": {"samples"}}[job]
+    if job != "grader":
+        assert sent_pictures(run) == media  # all drawn, by a program or by a GAN that has seen nothing else
 
 
-def test_photographs_are_not_sent_to_a_logger(toy_runs, tmp_path):
-    """The grid of training images stays in the run folder where these are photographs of people."""
+def sent_pictures(run):
+    """Names of the pictures in the folder that `wandb sync` would send."""
+    return {path.name.split("_")[0] for path in (run.path / "wandb").rglob("*.png")}
+
+
+def test_what_may_show_a_person_is_not_sent_to_a_logger(toy_runs, tmp_path):
+    """Neither photographs nor what a GAN that has seen them generates, itself or through weights; figures are."""
     table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
     real = ImageTable(
         root=tmp_path / "real", rows=table.rows.assign(source="real"), classes=table.classes, report={}, boxes=None
@@ -252,11 +259,25 @@ def test_photographs_are_not_sent_to_a_logger(toy_runs, tmp_path):
     real.write()
     (real.root / "images").symlink_to(table.root / "images")
     data = (f"data={real.root}", "data.resolution=32")
-    words = ("experiment=gan_base", *TINY_GAN, *data, "logger=wandb", "logger.mode=offline")
-    run = train(composed("train", *words, f"runs_dir={tmp_path}"))
+    words = (*TINY_GAN, "logger=wandb", "logger.mode=offline", f"runs_dir={tmp_path}")
+    run = train(composed("train", "experiment=gan_base", *words, *data))
     assert (run.path / "samples" / "reals.png").exists()
-    media = {path.name.split("_")[0] for path in (run.path / "wandb").rglob("*.png")}
-    assert media == {"samples"}
+    assert sent_pictures(run) == set()
+    assert not run.metrics["only_drawn"]
+
+    prepare(composed("prepare", *TOY, f"runs_dir={tmp_path}"))
+    tuned = train(composed("train", "experiment=gan_base", *TOY, *words, f"init_from={run.path}"))
+    assert sent_pictures(tuned) == set()
+    consent = ("logger.send_generated=true", "seed=1")
+    assert sent_pictures(train(composed("train", "experiment=gan_base", *words, *data, *consent))) == {"samples"}
+
+    log = ("logger=wandb", "logger.mode=offline", f"runs_dir={tmp_path}", f"run={tuned.path}")
+    table, sheet = ("num_images=4",), ("mode=seeds", "mode.seeds=0-3")
+    for kind, name in ((table, "samples"), (sheet, "sheet")):
+        made = generate(composed("generate", *kind, *log))
+        assert list((made.path / "wandb").glob("offline-run-*"))
+        assert sent_pictures(made) == set()
+        assert sent_pictures(generate(composed("generate", *kind, *log, *consent))) == {name}
 
 
 def test_several_devices_need_the_trainer_for_them(toy_runs):
