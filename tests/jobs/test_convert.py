@@ -15,7 +15,7 @@ from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.convert import convert, main
 from acne_lab.jobs.train import train
 
-BASE = ("experiment=gan_base", "name=convert_base", *TOY, *TINY_GAN)
+BASE = ("experiment=gan_base", "name=convert_base", "seed=30", *TOY, *TINY_GAN)
 
 
 @pytest.fixture(scope="module")
