@@ -63,7 +63,8 @@ class StyleGAN2(pl.LightningModule):
         path_length_interval: G is regularised every so many iterations.
         style_mixing: probability that a second latent takes over at a random layer.
         microbatch: images of one forward and backward pass; a process's batch is worked off in parts of this size
-            and their gradients summed, which needs less memory. None is the whole batch.
+            and their gradients summed, which needs less memory. None is the whole batch. Path lengths, whose images
+            need twice as much, are in parts of half this size.
         balanced_labels: draw the labels of generated images evenly from the classes, not as often as in the data.
         freeze_d: that many of D's layers, from the image down, keep their weights (Freeze-D, Mo et al. 2020).
         freeze_mapping: the mapping network keeps its weights.
