@@ -210,7 +210,7 @@ def test_a_table_says_how_busy_its_network_was(draw, weights):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["png", "jpg"])
 def test_writing_does_not_keep_the_network_waiting(draw, tmp_path, format):
-    """At 256 px with the width of `auto`; the share was 0.99 for both formats, and 0.95 where one process did all."""
+    """At 256 px with the width of `auto`; on two cores and on one the share was 0.99 for both formats."""
     width = {"channel_base": 16384, "channel_max": 512, "z_dim": 512, "w_dim": 512}
     weights = tiny_weights(tmp_path / "auto256.safetensors", img_resolution=256, **width)
     run = draw(weights, "num_images=24", "batch_size=8", f"format={format}")
