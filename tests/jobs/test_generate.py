@@ -154,6 +154,7 @@ import os, signal, sys, time
 from pathlib import Path
 import acne_lab.jobs.generate
 from acne_lab.jobs.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 put = acne_lab.jobs.generate.PictureWriter.put
 def put_or_end(writer, path, picture):
     if "seed000007" in path.name:

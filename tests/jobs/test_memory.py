@@ -3,6 +3,7 @@
 import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -70,6 +71,7 @@ class OneBatch(pl.LightningDataModule):
     def __init__(self, resolution: int, *, dtype: torch.dtype) -> None:
         super().__init__()
         self.batch_size, self.labels, self.classes = BATCH, [0], ("mild", "severe")
+        self.pixels = np.empty((BATCH, resolution, resolution, 3), np.uint8)
         self.batch = torch.zeros(BATCH, 3, resolution, resolution, dtype=dtype), torch.zeros(BATCH).long()
 
     def train_dataloader(self):
