@@ -15,6 +15,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.strategies import DDPStrategy
@@ -42,6 +43,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
         finally:
             Path(aside).unlink(missing_ok=True)
+
+
+class Checkpoint(ModelCheckpoint):
+    """Saves at the end of an epoch, but not where a GAN is `in_doubt`: the last good tick stays until it is not."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not getattr(module, "in_doubt", False):
+            super().on_train_epoch_end(trainer, module)
 
 
 class Replicas(DDPStrategy):

@@ -354,6 +354,11 @@ class StyleGAN2(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.to(memory_format=torch.channels_last)  # the convolutions' fast layout
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the last gradient was not finite, and training may end by those that follow."""
+        return self.max_nonfinite is not None and bool(self.nonfinite_streak)
+
     def on_train_epoch_end(self) -> None:
         """Runs before the tick's checkpoint is written: the last good one stays."""
         self.sign_sum.copy_(self.over_processes(self.sign_sum))  # one checkpoint serves any number of processes

@@ -41,7 +41,7 @@ def training_overheads(env: dict, *, num_threads: int | None = None, words: tupl
         "loader": durations[LOADER] / durations[BATCH],
         "besides_training": besides / whole,
         "sample_grids": hooks("SampleGrid", "on_train_start", "epoch_end") / whole,
-        "checkpoints": hooks("ModelCheckpoint", "epoch_end") / whole,
+        "checkpoints": hooks("Checkpoint", "epoch_end") / whole,
         "seconds": whole,
     }
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from acne_lab.build import build, run_logger
-from acne_lab.callbacks import AtomicCheckpointIO, Replicas
+from acne_lab.callbacks import AtomicCheckpointIO, Checkpoint, Replicas
 from acne_lab.data.pack import pack
 from acne_lab.data.table import ImageTable
 from acne_lab.runs import Run
@@ -30,9 +29,9 @@ def start_job(config: dict) -> None:
     pl.seed_everything(config["seed"], verbose=False)
 
 
-def checkpoint(run: Run, name: str, **when: object) -> ModelCheckpoint:
+def checkpoint(run: Run, name: str, **when: object) -> Checkpoint:
     """Write checkpoints/NAME.ckpt after every epoch, or after those that `when` (ModelCheckpoint's words) asks for."""
-    return ModelCheckpoint(
+    return Checkpoint(
         run.path / "checkpoints", name, enable_version_counter=False, save_on_train_epoch_end=True, **when
     )
 

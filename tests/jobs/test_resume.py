@@ -31,7 +31,7 @@ def whole(toy_runs):
 
 def differences(one, other, path=""):
     """Where two checkpoints differ, but for paths and for the seconds that ticks took."""
-    if "ModelCheckpoint" in path:  # full of paths
+    if "/callbacks/Checkpoint" in path:  # full of paths
         return []
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [path]

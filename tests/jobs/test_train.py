@@ -324,6 +324,24 @@ def test_a_diverged_run_leaves_its_last_good_tick(toy_runs):
         assert torch.equal(tensor, kept["state_dict"][f"G_ema.{name}"].float()), name
 
 
+def test_a_streak_over_two_ticks_is_in_no_checkpoint(toy_runs, monkeypatch):
+    """It begins with the second of a tick's two iterations, and ends training with the tick behind it."""
+
+    def poison(model, batch, batch_idx):
+        if model.images_seen == 12:
+            model.D.b4.out.weight.data.fill_(torch.nan)
+
+    monkeypatch.setattr(StyleGAN2, "on_train_batch_start", poison)
+    words = ("callbacks.divergence_guard=null", "callbacks.snapshots.every_ticks=1", "stage.num_images=32", "seed=14")
+    with pytest.raises(ValueError, match="last 3 iterations were not finite") as error:
+        gan(toy_runs, "model.max_nonfinite=3", *words)
+    folder = Path(str(error.value).rsplit(": ", 1)[1]).parent
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"last.ckpt", "images_seen=8.ckpt"}
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["gan"]["images_seen"] == 8
+    D = read_networks(folder / "last_good_tick.safetensors")["D"]
+    assert all(tensor.isfinite().all() for tensor in D.state_dict().values())
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path):
     """The limit on a file's size stands in for the disk: larger than all files but the second tick's checkpoint."""
     config = (*BASE, f"runs_dir={tmp_path}", "callbacks.snapshots=null")
