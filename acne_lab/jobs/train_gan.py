@@ -76,15 +76,18 @@ def train_gan(config: dict) -> Run:
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
         ]
+        is_first = "strategy" not in config["trainer"] or rank() == 0  # of several processes it writes, and speaks
         try:
             fit(model, data, config, run, callbacks, x="images_seen", only_drawn=only_drawn)
-        except ValueError as error:
+        except ValueError as error:  # in all processes alike
+            if not is_first:  # Lightning kills the first where another exits with an error
+                return run
             if run.last_checkpoint is None:
                 raise
             model.load_state_dict(torch.load(run.last_checkpoint, weights_only=True)["state_dict"])
             save_networks(run.path / "last_good_tick.safetensors", G_ema=model.G_ema, D=model.D)
             raise ValueError(f"{error}. The last good tick: {run.path / 'last_good_tick.safetensors'}") from error
-        if "strategy" in config["trainer"] and rank() > 0:  # of several processes the first writes
+        if not is_first:
             return run
         best = run.path / "checkpoints" / "best.ckpt"
         if config["callbacks"]["evaluation"] and best.exists():

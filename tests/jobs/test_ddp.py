@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -73,6 +74,17 @@ def test_two_processes_train_what_one_trains(alone, tmp_path):
     pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-4)
     assert one["ada/p"].iloc[-1] != 0.5  # ADA has moved, by the statistics of both
     assert_close(tensors(both), tensors(alone))
+
+
+def test_of_two_processes_that_fail_the_first_says_so(tmp_path):
+    """It keeps the last good tick; the other leaves in silence, or Lightning would kill the first meanwhile."""
+    guard = "callbacks.divergence_guard={max_score: 1000, min_diversity: 100, patience: 1}"  # the second tick is poor
+    words = [*PYTHON, "train", *WORDS, *TWO, guard, f"runs_dir={tmp_path}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=ALONE, timeout=300)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert done.stderr.count("error: ") == 1
+    path = done.stderr.rsplit("The last good tick: ", 1)[1].strip()
+    assert set(read_networks(Path(path))) == {"G_ema", "D"}
 
 
 def test_one_process_goes_on_where_two_were_stopped(alone, tmp_path):
