@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
+from acne_lab.build import num_processes
+
 # Share of the memory that is left with ...
 HALF_THE_MICROBATCH = 0.60  # less does not halve: weights and optimizer stay
 SIXTEEN_BIT = 0.65  # at the four largest resolutions, in place of none: R1 and path length stay in 32 bit
@@ -47,12 +49,20 @@ def remedies(config: dict) -> list[str]:
 
 def remedies_of_a_gan(config: dict) -> list[str]:
     model = config["model"]
-    part = (model["microbatch"] or config["stage"]["batch_size"]) // 2
-    lines = []
-    if part and part % model["D"]["mbstd_group_size"] == 0:
+    images = model["microbatch"] or images_of_a_process(config)  # of one pass
+    part, lines = images // 2, []
+    if part and images % 2 == 0 and part % model["D"]["mbstd_group_size"] == 0:
         lines.append(f"model.microbatch={part}: {HALF_THE_MICROBATCH:.0%}, with the same training in more parts")
     if (num_half_res := model["G"]["num_half_res"]) is not None and num_half_res < 4:  # None is 4 on a GPU
         lines.append(f"model.G.num_half_res=4: {SIXTEEN_BIT:.0%}, in 16 bit at the four largest resolutions")
     lines.append(f"model.G.channel_base={model['G']['channel_base'] // 2}: {HALF_THE_CHANNELS:.0%}, a thinner network")
     lines.append(f"data.resolution={config['data']['resolution'] // 2}: {HALF_THE_RESOLUTION:.0%}")
     return lines
+
+
+def images_of_a_process(config: dict) -> int:
+    """Its part of the total batch; 0 where trainer.devices does not say among how many the batch is shared."""
+    trainer = config["trainer"]
+    if isinstance(trainer["devices"], str) or trainer["devices"] == -1:
+        return 0
+    return config["stage"]["batch_size"] // num_processes(trainer["devices"], trainer["num_nodes"])

@@ -1,5 +1,6 @@
 """What is said when a GPU's memory is too small is what is measured, on small networks of the usual shape."""
 
+import re
 import weakref
 from functools import partial
 
@@ -23,6 +24,7 @@ from acne_lab.jobs.train import train
 GAN = {"model": "auto", "data.resolution": 64, "model.G.channel_base": 2048, "model.G.channel_max": 128}
 GAN |= {"model.G.z_dim": 64, "model.G.w_dim": 64, "model.G.num_half_res": 4}
 BATCH = 16
+TWELVE_EACH = ("stage.batch_size=24", "stage.tick_images=24", "stage.num_images=24", "trainer.devices=2")
 
 
 class LiveTensors(TorchDispatchMode):
@@ -177,8 +179,28 @@ def test_a_gan_in_training(toy_runs, monkeypatch):
 
 
 def test_a_microbatch_is_not_cut_into_parts_of_groups():
-    config = composed("train", "experiment=gan_base", "data=table", "data.root=x", "stage.batch_size=4")
-    assert not [line for line in memory.remedies(config) if "microbatch" in line]
+    assert advised_microbatch("stage.batch_size=4") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "advised"),
+    [
+        (("trainer.devices=4",), "4"),  # each has 8
+        (("trainer.devices=[0,1]", "trainer.num_nodes=2"), "4"),
+        (("trainer.devices=8",), None),  # each has one group
+        (("trainer.devices=4", "model.microbatch=8"), "4"),
+        (("model.D.mbstd_group_size=1", "model.microbatch=3", *TWELVE_EACH), None),  # 3 have no half
+        (("trainer.devices=-1",), None),
+    ],
+)
+def test_a_microbatch_is_advised_by_what_each_process_has(words, advised):
+    assert advised_microbatch("stage.batch_size=32", "trainer=ddp", *words) == advised
+
+
+def advised_microbatch(*words):
+    config = composed("train", "experiment=gan_base", "data=table", "data.root=x", *words)
+    found = [re.match(r"model\.microbatch=(\d+):", line) for line in memory.remedies(config)]
+    return next((match[1] for match in found if match), None)
 
 
 def test_a_grader_in_training(toy_runs, monkeypatch):
