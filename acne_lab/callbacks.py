@@ -164,6 +164,8 @@ class DivergenceGuard(pl.Callback):
         for kind in ("real", "fake"):
             if not abs(metrics[f"score/{kind}"]) <= self.max_score:  # also where it is not a number
                 self._stop(f"the discriminator's score of {kind} images has reached {metrics[f'score/{kind}']:.3g}")
+        if "diversity" not in metrics:  # passes of one image each
+            return
         is_good = metrics["diversity"] >= self.min_diversity * self.best
         self.best = max(self.best, metrics["diversity"]) if is_good else self.best
         self.num_poor = 0 if is_good else self.num_poor + 1

@@ -39,6 +39,14 @@ def test_a_diversity_that_is_no_number_is_poor():
         after_ticks(make_guard(), {}, *[{"diversity": float("nan")}] * 2)
 
 
+def test_a_diversity_that_is_not_known_says_nothing():
+    """A single image in each pass has none."""
+    metrics = {name: value for name, value in GOOD.items() if name != "diversity"}
+    guard = make_guard()
+    for _ in range(3):
+        guard.on_train_epoch_end(SimpleNamespace(callback_metrics=metrics), None)
+
+
 def test_a_generator_that_has_just_begun_is_not_called_collapsed():
     after_ticks(make_guard(), *({"diversity": 0.01 * n} for n in range(1, 20)))
 

@@ -166,7 +166,8 @@ class StyleGAN2(pl.LightningModule):
                 self.record("loss/D", loss)
                 self.record("score/fake", fake_logits.mean())
                 self.record("score/real", real_logits.mean())
-                self.record("diversity", fake.std(dim=0).mean() / real[part].std(dim=0).mean())
+                if len(fake) > 1:
+                    self.record("diversity", fake.std(dim=0).mean() / real[part].std(dim=0).mean())
                 self.sign_sum += real_logits.detach().sign().sum()
                 self.sign_count += len(real_logits)
 

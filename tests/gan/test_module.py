@@ -175,6 +175,13 @@ def test_half_life_follows_from_the_batch(monkeypatch):
     assert seen == [(8, 8, 8 * 10 / 32, 0.05)]
 
 
+@pytest.mark.parametrize(("microbatch", "recorded"), [(1, False), (2, True)])
+def test_one_image_alone_has_no_diversity(microbatch, recorded):
+    model = make_model(microbatch=microbatch)
+    model.D.b4.mbstd_group_size = 1
+    assert ("diversity" in fit(model, num_iterations=1).callback_metrics) == recorded
+
+
 def test_gradients_that_are_not_finite_are_replaced_counted_and_stop_the_run():
     model = make_model(max_nonfinite=3)
     with torch.no_grad():
