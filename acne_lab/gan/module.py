@@ -111,8 +111,8 @@ class StyleGAN2(pl.LightningModule):
         positive |= {"ada_interval": ada_interval, "microbatch": 1 if microbatch is None else microbatch}
         if wrong := [f"model.{name}={value}" for name, value in positive.items() if value <= 0]:
             raise ValueError(f"{', '.join(wrong)} must be positive")
-        if freeze_d > len(D.layers()):
-            raise ValueError(f"freeze_d={freeze_d}, but D has {len(D.layers())} layers above 4 x 4")
+        if not 0 <= freeze_d <= len(D.layers()):
+            raise ValueError(f"freeze_d={freeze_d} is not a number of D's {len(D.layers())} layers above 4 x 4")
         self.automatic_optimization = False
         self.G, self.D, self.augment = G, D, augment
         self.G_ema = deepcopy(G).eval().requires_grad_(False)

@@ -236,8 +236,9 @@ def test_contradictions_are_refused():
         make_model(freeze_mapping=True, freeze_synthesis=True)
     with pytest.raises(ValueError, match=r"model\.r1_interval=0, model\.microbatch=0 must be positive"):
         make_model(r1_interval=0, microbatch=0)
-    with pytest.raises(ValueError, match="D has 7 layers"):
-        make_model(freeze_d=8)
+    for freeze_d in (-1, 8):
+        with pytest.raises(ValueError, match=f"freeze_d={freeze_d} .* D's 7 layers"):
+            make_model(freeze_d=freeze_d)
 
 
 def test_an_iteration_does_the_operations_that_it_needs():
