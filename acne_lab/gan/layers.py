@@ -149,7 +149,12 @@ class Mapping(nn.Module):
         """Map z [N, z_dim] and one-hot c [N, c_dim] to ws [N, num_ws, w_dim].
 
         psi < 1 moves the first `truncation_cutoff` ws (None: all) towards the mean w; 1 changes nothing.
+
+        Raises:
+            ValueError: no labels for a conditional network; a cutoff that is not from 0 to num_ws.
         """
+        if truncation_cutoff is not None and not 0 <= truncation_cutoff <= (self.num_ws or 0):
+            raise ValueError(f"truncation_cutoff={truncation_cutoff} must be from 0 to {self.num_ws}, the number of ws")
         parts = []
         if self.z_dim > 0:
             parts.append(normalize_2nd_moment(z.float()))

@@ -22,7 +22,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
-from acne_lab.jobs.gans import has_seen_only_drawn, weights_file
+from acne_lab.jobs.gans import checked_psi, has_seen_only_drawn, weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.features import PooledFeatures
@@ -34,7 +34,7 @@ EVALUATION_SIDE = 112  # px at which the offline network looks at training and g
 
 def train_gan(config: dict) -> Run:
     """Train a StyleGAN2 on the training rows, all of them or those of `stage.severity`."""
-    check_cadences(config)
+    check_callbacks(config)
     stage = config["stage"]
     table = table_of(config)
     severity = stage["severity"]
@@ -124,8 +124,8 @@ def where(table: ImageTable, wanted: dict | None) -> ImageTable:
     return table
 
 
-def check_cadences(config: dict) -> None:
-    """Raise a ValueError if something is to happen after more ticks than there are."""
+def check_callbacks(config: dict) -> None:
+    """Raise a ValueError if something is to happen after more ticks than there are, or psi is out of its range."""
     num_ticks, callbacks = config["trainer"]["max_epochs"], config["callbacks"]
     for name in ("evaluation", "snapshots"):
         if callbacks[name] and callbacks[name]["every_ticks"] < 1:
@@ -134,6 +134,8 @@ def check_cadences(config: dict) -> None:
         raise ValueError(
             f"callbacks.evaluation.every_ticks={every}, but there are {num_ticks} ticks (num_images / tick_images)"
         )
+    if callbacks["sample_grid"]:
+        checked_psi(callbacks["sample_grid"]["psi"])
 
 
 def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:

@@ -90,6 +90,10 @@ def test_truncation():
     cut = mapping(z, truncation_psi=0.5, truncation_cutoff=2)
     assert torch.equal(cut[:, 2:], ws[:, 2:])
     assert not torch.equal(cut[:, :2], ws[:, :2])
+    assert torch.equal(mapping(z, truncation_psi=0.5, truncation_cutoff=0), ws)
+    for wrong in (-1, 7):
+        with pytest.raises(ValueError, match=f"truncation_cutoff={wrong} must be from 0 to 6"):
+            mapping(z, truncation_psi=0.5, truncation_cutoff=wrong)
 
 
 def test_minibatch_std_by_hand():

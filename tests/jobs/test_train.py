@@ -175,6 +175,7 @@ def test_weights_that_do_not_fit_are_refused(base, toy_runs):
         (("init_from=nothing",), "there is no run nothing"),
         (("callbacks=best",), "every_ticks=4, but there are 2 ticks"),
         (("callbacks.snapshots.every_ticks=0",), "every_ticks must be at least 1"),
+        (("callbacks.sample_grid.psi=7",), "psi must be from -1 to 2"),
         (("stage.where={camera: phone}",), "has no column camera; it has file_name, severity"),
         (("stage.where={skin_tone: 9}",), "no training images of skin_tone=9"),
         (("model.G.c_dim=3",), "model.G.c_dim=3, but the data has the classes mild"),
