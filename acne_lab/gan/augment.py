@@ -82,7 +82,7 @@ class Augment(nn.Module):
     def __init__(
         self,
         *,
-        p: float = 0.0,
+        p: float = 1.0,
         xflip: float = 0,
         rotate90: float = 0,
         xint: float = 0,

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from acne_lab.gan.augment import BAND_POWER, SYM2, SYM6, Augment, Draws, octave_bands
-from acne_lab.gan.discriminator import Discriminator
-from acne_lab.gan.generator import Generator
+from acne_lab.gan import Augment, Discriminator, Generator
+from acne_lab.gan.augment import BAND_POWER, SYM2, SYM6, Draws, octave_bands
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
 
@@ -79,12 +78,17 @@ def test_octave_bands_split_the_frequencies():
     torch.testing.assert_close(response, expected, rtol=0, atol=1e-6)
 
 
-# ---- what is left alone ------------------------------------------------------------------------
+# ---- what is changed, and what is left alone ---------------------------------------------------
+
+
+def test_what_is_switched_on_changes_every_image_unless_p_says_otherwise():
+    images = smooth_image(20)
+    assert (Augment(brightness=1)(images) != images).flatten(1).any(dim=1).all()
 
 
 def test_p_0_changes_nothing():
     images = smooth_image(2)
-    assert Augment(**ALL)(images) is images
+    assert Augment(p=0.0, **ALL)(images) is images
 
 
 def test_images_whose_gates_stay_closed_are_untouched_to_the_bit():
@@ -413,7 +417,7 @@ def tiny_gan(**kwargs):
     return StyleGAN2(
         G=Generator(z_dim=4, w_dim=4, num_mapping_layers=1, **size),
         D=Discriminator(mbstd_group_size=1, **size),
-        augment=kwargs.pop("augment", None) or Augment(xflip=1),
+        augment=kwargs.pop("augment", None) or Augment(p=0.0, xflip=1),
         optimizer=partial(torch.optim.Adam, lr=0.0025, betas=(0.0, 0.99)),
         **kwargs,
     )

@@ -15,10 +15,8 @@ import torch
 
 from acne_lab.data.module import GanData
 from acne_lab.data.table import COLUMNS, ImageTable
-from acne_lab.gan.augment import Augment
-from acne_lab.gan.discriminator import Discriminator
+from acne_lab.gan import Augment, Discriminator, Generator
 from acne_lab.gan.flops import FlopCounter, training_flops
-from acne_lab.gan.generator import Generator
 from acne_lab.gan.module import StyleGAN2, check_batch
 
 CLASSES = ("mild", "moderate", "severe")
@@ -30,7 +28,7 @@ def make_model(*, c_dim=0, seed=0, **kwargs):
     return StyleGAN2(
         G=Generator(**SMALL, z_dim=8, w_dim=8, num_mapping_layers=2, c_dim=c_dim),
         D=Discriminator(**SMALL, c_dim=c_dim, mbstd_group_size=2),
-        augment=kwargs.pop("augment", Augment()),
+        augment=kwargs.pop("augment", Augment(p=0.0)),
         optimizer=partial(torch.optim.Adam, lr=0.002, betas=(0.0, 0.99), eps=1e-8),
         **kwargs,
     )
