@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import gradcheck
 
 from acne_lab.gan.ema import ema_beta, update_ema
 from acne_lab.gan.losses import (
@@ -41,6 +42,37 @@ def test_path_length_of_a_linear_generator():
     ws = torch.randn(20000, 1, 1, requires_grad=True)
     lengths = path_lengths(3 * ws[:, :, :, None], ws, torch.randn(20000, 1, 1, 1))
     assert lengths.square().mean() == pytest.approx(9, rel=0.03)
+
+
+def test_path_length_is_normed_over_w_and_averaged_over_layers():
+    """G(w) = A w with A [C, H, W, num_ws, w_dim]: J^T y is a matrix product, y scaled by the number of pixels."""
+    torch.manual_seed(0)
+    matrix, noise = torch.randn(3, 4, 5, 6, 7).double(), torch.randn(2, 3, 4, 5).double()
+    ws = torch.randn(2, 6, 7, dtype=torch.float64, requires_grad=True)
+    lengths = path_lengths(torch.einsum("chwld,nld->nchw", matrix, ws), ws, noise)
+    gradient = (noise.flatten(1) / math.sqrt(4 * 5)) @ matrix.flatten(3).flatten(0, 2).flatten(1)
+    expected = (gradient.reshape(2, 6, 7).norm(dim=2) ** 2).sum(dim=1) / 6
+    torch.testing.assert_close(lengths, expected.sqrt())
+
+
+def test_gradients_of_the_regularisers():
+    """Backward through them, against finite differences in the weights of small nonlinear networks."""
+    torch.manual_seed(0)
+    images = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    ws = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(3, 2, 4, 4, dtype=torch.float64)
+
+    def r1(first, last):
+        return r1_penalty((images.flatten(1) @ first).tanh() @ last, images, gamma=10.0)
+
+    def lengths(first, last):
+        return path_lengths(((ws.flatten(1) @ first).tanh() @ last).reshape(noise.shape), ws, noise)
+
+    def weights(*shape):
+        return (torch.randn(shape, dtype=torch.float64) / 4).requires_grad_()
+
+    assert gradcheck(r1, (weights(32, 5), weights(5, 1)))
+    assert gradcheck(lengths, (weights(8, 5), weights(5, 32)))
 
 
 def test_path_length_penalty():
