@@ -83,6 +83,40 @@ def test_regularisation_comes_every_4th_and_16th_iteration_from_the_first_on():
     assert model.images_seen == 18 * 4
 
 
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_lazy_regularisation_weighs_as_much_as_if_it_came_every_iteration(monkeypatch, microbatch):
+    """The gradients are those of the recorded losses times the iterations from one to the next."""
+    model = make_model(microbatch=microbatch, r1_interval=5, path_length_interval=3)
+    backward, seen, weighed = model.manual_backward, [], {}
+    monkeypatch.setattr(model, "manual_backward", lambda loss: seen.append(float(loss.detach())) or backward(loss))
+
+    def noted(name):
+        regularize = getattr(model, name)
+
+        def method(*args):
+            seen.clear()
+            regularize(*args)
+            weighed[name] = sum(seen)
+
+        return method
+
+    for name in ("regularize_generator", "regularize_discriminator"):
+        monkeypatch.setattr(model, name, noted(name))
+    recorded = fit(model, num_iterations=1).callback_metrics
+    assert weighed["regularize_generator"] == pytest.approx(3 * float(recorded["loss/path_length"]), rel=1e-5)
+    assert weighed["regularize_discriminator"] == pytest.approx(5 * float(recorded["loss/r1"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(("r1_gamma", "used"), [(None, 0.0002 * 16**2 / 8), (3.0, 3.0)])
+def test_gamma_follows_from_resolution_and_batch(monkeypatch, r1_gamma, used):
+    seen = []
+    monkeypatch.setattr(
+        "acne_lab.gan.module.r1_penalty", lambda logits, images, gamma: seen.append(gamma) or logits.mean()
+    )
+    fit(make_model(r1_gamma=r1_gamma, microbatch=4), num_iterations=1, batch_size=8)
+    assert seen == pytest.approx([used, used])
+
+
 def test_no_path_length_without_weight():
     trainer = fit(make_model(path_length_weight=0), num_iterations=1)
     assert "loss/path_length" not in trainer.callback_metrics
