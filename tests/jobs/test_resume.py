@@ -22,6 +22,7 @@ WORDS = (
     "model.ada_kimg=1",
     "callbacks.snapshots.every_ticks=2",
 )
+EVERY_TICK = "callbacks.evaluation={every_ticks: 1, num_images: 4, patience: 9}"
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,9 @@ def assert_same(run, whole):
     assert differences(one, other) == []
 
 
-def start(tmp_path, script=None):
-    words = ["-m", "acne_lab.jobs"] if script is None else ["-c", script]
-    words = [sys.executable, *words, "train", *WORDS, f"runs_dir={tmp_path}"]
+def start(tmp_path, script=None, words=WORDS):
+    program = ["-m", "acne_lab.jobs"] if script is None else ["-c", script]
+    words = [sys.executable, *program, "train", *words, f"runs_dir={tmp_path}"]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -87,6 +88,37 @@ main()
     assert_same(run, whole)
     leftovers = [path.name for path in checkpoint.parent.iterdir() if "tmp" in path.name]
     assert leftovers == []
+
+
+@pytest.fixture(scope="module")
+def evaluated(toy_runs):
+    return train(composed("train", *WORDS, EVERY_TICK, f"runs_dir={toy_runs}"))
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "images_seen=48.ckpt"])
+def test_killed_between_a_ticks_checkpoints(evaluated, tmp_path, name):
+    """It has written the best or a snapshot, and not yet the one that a repeated run goes on from."""
+    script = f"""
+import os, signal
+import acne_lab.callbacks as callbacks
+replace = os.replace
+def replace_and_die(aside, path):
+    replace(aside, path)
+    if os.path.basename(path) == {name!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+callbacks.os.replace = replace_and_die
+from acne_lab.jobs.__main__ import main
+main()
+"""
+    assert start(tmp_path, script, (*WORDS, EVERY_TICK)).wait(120) == -signal.SIGKILL
+    assert len(list(tmp_path.glob(f"train/*/checkpoints/{name}"))) == 1
+    run = train(composed("train", *WORDS, EVERY_TICK, f"runs_dir={tmp_path}"))
+    assert_same(run, evaluated)
+    kept, expected = (sorted((r.path / "checkpoints").iterdir()) for r in (run, evaluated))
+    assert [path.name for path in kept] == [path.name for path in expected]
+    for one, other in zip(kept, expected, strict=True):
+        assert differences(*(torch.load(path, weights_only=True) for path in (one, other))) == []
+    assert (run.path / NETWORKS_FILE).read_bytes() == (evaluated.path / NETWORKS_FILE).read_bytes()
 
 
 def test_killed_between_the_last_checkpoint_and_the_end_of_a_run_that_stopped_early(toy_runs):
