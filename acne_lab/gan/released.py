@@ -261,6 +261,7 @@ def array_of(record: Any) -> np.ndarray:
 
 
 MAX_DEPTH = 6  # of constructor arguments: theirs hold dicts of dicts of lists
+MAX_ITEMS = 10_000  # of constructor arguments, and letters of their names and texts: theirs have a few hundred
 
 
 def dtype_of(record: Inert) -> np.dtype:
@@ -272,21 +273,32 @@ def dtype_of(record: Inert) -> np.dtype:
     return np.dtype(("<" if order in "|=" else order) + code)
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Constructor arguments as plain dicts, lists and numbers.
+def plain(arguments: Any) -> Any:
+    """Constructor arguments as plain dicts, lists, texts and numbers.
 
     Raises:
-        ValueError: they are nested deeper than any network's: lists that hold one another twice would unfold to more
-            than any memory holds.
+        ValueError: they are larger or nested deeper than any network's: lists that hold one another twice would unfold
+            to more than any memory holds.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"its arguments are nested more than {MAX_DEPTH} deep")
-    if isinstance(value, Mapping):
-        if not all(isinstance(name, str) for name in value):
-            raise ValueError("its arguments have names that are no text")
-        return {name: plain(item, depth + 1) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, depth + 1) for item in value]
-    if isinstance(value, Inert):
-        return array_of(value).item()
-    return value
+    left = MAX_ITEMS
+
+    def unfold(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1 + (len(value) if isinstance(value, str) else 0)
+        if left < 0:
+            raise ValueError(f"its arguments hold more than {MAX_ITEMS} items and letters")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"its arguments are nested more than {MAX_DEPTH} deep")
+        if isinstance(value, Mapping):
+            if not all(isinstance(name, str) for name in value):
+                raise ValueError("its arguments have names that are no text")
+            return {unfold(name, depth): unfold(item, depth + 1) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [unfold(item, depth + 1) for item in value]
+        if isinstance(value, Inert):
+            return array_of(value).item()
+        if value is None or isinstance(value, str | int | float):
+            return value
+        raise ValueError(f"its arguments hold a {type(value).__name__}, which no network takes")
+
+    return unfold(arguments, depth=0)

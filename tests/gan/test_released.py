@@ -298,6 +298,31 @@ def test_modules_within_each_other_are_refused(tmp_path):
         read_released(write(tmp_path / "x.pkl", {"G": module}))
 
 
+ROW, TEXT = [0] * 1000, "a" * 1000
+LARGE_ARGUMENTS = {
+    "a list a thousand times": ([ROW] * 1000, "more than 10000 items and letters"),
+    "a dict a thousand times": ([{str(i): 0 for i in range(1000)}] * 1000, "more than 10000 items and letters"),
+    "a text a thousand times": ([TEXT] * 1000, "more than 10000 items and letters"),
+    "no text a million times": ([[""] * 1000] * 1000, "more than 10000 items and letters"),
+    "a long name many times": ([{TEXT: 0}] * 1000, "more than 10000 items and letters"),
+    "lists within lists": ([[[[[[[0]]]]]]], "more than 6 deep"),
+    "tuples within a set": (frozenset({((0,) * 1000,) * 1000}), "a frozenset"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE_ARGUMENTS)
+def test_arguments_that_would_unfold_are_refused(tmp_path, case):
+    """One object many times is stored once, but each of its places would become an object of its own."""
+    value, message = LARGE_ARGUMENTS[case]
+    module = persistent(torch.nn.Identity(), {"x": value}, _parameters={}, _buffers={}, _modules={})
+    network = tf_network([], {"x": value})
+    for content in ({"G": module}, (network, network, network)):
+        path = write(tmp_path / "x.pkl", content)
+        assert path.stat().st_size < 30_000
+        with pytest.raises(ValueError, match=f"its arguments.* {message}"):
+            read_released(path)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
