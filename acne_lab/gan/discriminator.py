@@ -16,6 +16,7 @@ from acne_lab.gan.layers import (
     Mapping,
     block_resolutions,
     channels,
+    half_resolutions,
     minibatch_std,
 )
 from acne_lab.ops.upfirdn2d import downsample2d, setup_filter
@@ -122,7 +123,7 @@ class Discriminator(nn.Module):
         self.img_resolution, self.img_channels, self.c_dim = img_resolution, img_channels, c_dim
         self.resolutions = block_resolutions(img_resolution)[:0:-1]  # from the top down to 8
         width = {r: channels(r, channel_base=channel_base, channel_max=channel_max) for r in (*self.resolutions, 4)}
-        half_from = max(img_resolution * 2 ** (1 - num_half_res), 8)
+        half = half_resolutions(img_resolution, num_half_res)
         cmap_dim = (width[4] if cmap_dim is None else cmap_dim) if c_dim > 0 else 0
         for r in self.resolutions:
             is_first = r == img_resolution
@@ -132,7 +133,7 @@ class Discriminator(nn.Module):
                 img_channels=img_channels,
                 architecture=architecture,
                 is_first=is_first,
-                half=num_half_res > 0 and r >= half_from,
+                half=r in half,
                 conv_clamp=conv_clamp,
             )
             self.add_module(f"b{r}", block)

@@ -11,7 +11,16 @@ import torch
 from torch import Generator as Rng
 from torch import Tensor, nn
 
-from acne_lab.gan.layers import ALONE, RESAMPLE_TAPS, Conv2d, FullyConnected, Mapping, block_resolutions, channels
+from acne_lab.gan.layers import (
+    ALONE,
+    RESAMPLE_TAPS,
+    Conv2d,
+    FullyConnected,
+    Mapping,
+    block_resolutions,
+    channels,
+    half_resolutions,
+)
 from acne_lab.ops.bias_act import ACTIVATIONS, bias_act
 from acne_lab.ops.modulated_conv import modulated_conv2d
 from acne_lab.ops.upfirdn2d import setup_filter, upsample2d
@@ -176,7 +185,7 @@ class Synthesis(nn.Module):
         self.resolutions = block_resolutions(img_resolution)
         self.num_ws = 2 * len(self.resolutions)
         width = {r: channels(r, channel_base=channel_base, channel_max=channel_max) for r in self.resolutions}
-        half_from = max(img_resolution * 2 ** (1 - num_half_res), 8)  # the 4x4 block stays in float32
+        half = half_resolutions(img_resolution, num_half_res)
         for r in self.resolutions:
             block = SynthesisBlock(
                 width[r // 2] if r > 4 else 0,
@@ -186,7 +195,7 @@ class Synthesis(nn.Module):
                 img_channels=img_channels,
                 architecture=architecture,
                 is_last=r == img_resolution,
-                half=num_half_res > 0 and r >= half_from,
+                half=r in half,
                 conv_clamp=conv_clamp,
             )
             self.add_module(f"b{r}", block)
@@ -224,8 +233,8 @@ class Generator(nn.Module):
         channel_base: the width at resolution r is channel_base // r ...
         channel_max: ... but at most this.
         architecture: "skip" (the paper's choice), "resnet" or "orig".
-        num_half_res: number of top resolutions computed in 16 bit (bfloat16 on CPU, float16 on CUDA); None is what
-            suits this machine, and `init_kwargs` records it.
+        num_half_res: number of top resolutions computed in 16 bit, 0 to 16 (bfloat16 on CPU, float16 on CUDA); None is
+            what suits this machine, and `init_kwargs` records it.
         conv_clamp: limit on activations, needed by float16; None does not limit.
     """
 

@@ -12,6 +12,7 @@ from acne_lab.ops.modulated_conv import conv2d_resample
 from acne_lab.ops.upfirdn2d import setup_filter
 
 RESAMPLE_TAPS = (1, 3, 3, 1)
+MAX_HALF_RES = 16  # more resolutions than any network has
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ def block_resolutions(img_resolution: int) -> list[int]:
     if img_resolution < 8 or img_resolution != 2**log2:
         raise ValueError(f"resolution must be a power of two of at least 8, not {img_resolution}")
     return [2**i for i in range(2, log2 + 1)]
+
+
+def half_resolutions(img_resolution: int, num_half_res: int) -> list[int]:
+    """The top `num_half_res` resolutions, computed in 16 bit; 4 is never among them. ValueError outside of 0 to 16."""
+    if not isinstance(num_half_res, int) or not 0 <= num_half_res <= MAX_HALF_RES:
+        raise ValueError(f"num_half_res must be a whole number from 0 to {MAX_HALF_RES}, not {num_half_res!r}")
+    return block_resolutions(img_resolution)[:0:-1][:num_half_res]
 
 
 class FullyConnected(nn.Module):

@@ -114,6 +114,20 @@ def test_odd_resolutions_are_refused(resolution):
         Generator(**{**SMALL_G, "img_resolution": resolution})
 
 
+def test_the_top_resolutions_are_computed_in_half_precision():
+    for num_half_res, expected in ((0, []), (1, [16]), (2, [16, 8]), (4, [16, 8])):  # 4 px stays in float32
+        G, D = Generator(**SMALL_G, num_half_res=num_half_res), Discriminator(**SMALL, num_half_res=num_half_res)
+        assert [r for r in (16, 8, 4) if getattr(G.synthesis, f"b{r}").half] == expected
+        assert [r for r in (16, 8) if getattr(D, f"b{r}").half] == expected
+
+
+@pytest.mark.parametrize("num_half_res", [-1, 17, 1.5, "4"])
+def test_odd_numbers_of_half_resolutions_are_refused(num_half_res):
+    for network, size in ((Generator, SMALL_G), (Discriminator, SMALL)):
+        with pytest.raises(ValueError, match=r"num_half_res must be a whole number from 0 to 16"):
+            network(**size, num_half_res=num_half_res)
+
+
 def test_a_conditional_network_wants_labels():
     with pytest.raises(ValueError, match="conditional"):
         Generator(**SMALL_G, c_dim=3)(torch.randn(1, 8))

@@ -135,6 +135,8 @@ def test_released_tensors_must_fit_their_arguments(networks):
         {"img_resolution": 24},
         {"channel_base": -1},
         {"w_dim": 10**30},
+        {"num_half_res": -(10**6)},
+        {"num_half_res": 10**9},
     ],
 )
 def test_impossible_arguments_in_a_file(networks, tmp_path, wrong):
