@@ -78,14 +78,14 @@ def from_tensors(kind: str, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments that tensors of these names and shapes tell; clamp, precision and group size are the defaults.
 
     Raises:
-        ValueError: the names are not those of our networks.
+        ValueError: the names or shapes are not those of our networks.
     """
     try:
         return _generator(state) if kind == "G" else _discriminator(state)
-    except LookupError as error:
+    except (LookupError, TypeError) as error:  # a name is missing or no text, a shape has too few sides or none
         some = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(state.items())[:6])
         raise ValueError(
-            f"its {len(state)} tensors have other names than the released StyleGAN2 networks ({some}, ...): "
+            f"its {len(state)} tensors have other names or shapes than the released StyleGAN2 networks ({some}, ...): "
             "give a released .pkl, or rename them"
         ) from error
 

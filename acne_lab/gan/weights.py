@@ -67,7 +67,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[st
                 networks.setdefault(name, {})[rest] = file.get_tensor(key).float()
             arguments = json.loads(metadata.get(METADATA_KEY, "{}"))
             return networks, {name: dict(arguments[name]) for name in arguments}
-    except (SafetensorError, json.JSONDecodeError, LookupError, TypeError) as error:
+    except (SafetensorError, json.JSONDecodeError, LookupError, RecursionError, TypeError) as error:
         raise ValueError(f"{path} is damaged, cut short or no .safetensors file ({error}): copy it again") from error
 
 

@@ -147,11 +147,25 @@ def test_impossible_arguments_in_a_file(networks, tmp_path, wrong):
         read_networks(path)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"G_ema": 5}'])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"G_ema": 5}', "[" * 200_000])
 def test_metadata_that_is_no_arguments(networks, tmp_path, text):
     path = tmp_path / "x.safetensors"
     save_file({f"G_ema.{key}": tensor for key, tensor in networks["G"].state_dict().items()}, path, {"networks": text})
     with pytest.raises(ValueError, match=r"x\.safetensors is damaged"):
+        read_networks(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+@pytest.mark.parametrize("name", ["synthesis.b16.conv1.weight", "synthesis.b4.conv1.affine.weight", "mapping.w_avg"])
+def test_a_number_where_a_tensor_should_be(networks, tmp_path, suffix, name):
+    """What tells the arguments may have any shape in a file."""
+    path = tmp_path / f"x.{suffix}"
+    state = networks["G"].state_dict() | {name: torch.tensor(1.0)}
+    if suffix == "pt":
+        torch.save({"G_ema": state}, path)
+    else:
+        save_file({f"G_ema.{key}": tensor for key, tensor in state.items()}, path)
+    with pytest.raises(ValueError, match=rf"x\.{suffix}, G_ema: its .*tensors"):
         read_networks(path)
 
 
@@ -232,6 +246,7 @@ def test_tensors_larger_than_their_storage_are_refused(networks, tmp_path, size,
 def test_other_torch_files_say_what_is_in_them(tmp_path):
     for content, message in (
         ({"g_ema": {"style.1.weight": torch.ones(2, 2)}}, r"other names .*style\.1\.weight \[2, 2\]"),
+        ({"g_ema": {5: torch.ones(2)}}, r"other names .*5 \[2\]"),
         ({"epoch": 3, "optimizer": {}}, "holds epoch, optimizer, but no G_ema"),
         ({"G": 5}, "no state dict"),
         ({"G": {"x": 1}}, "no state dict"),
