@@ -41,7 +41,7 @@ def auto_batch(resolution: int, devices: int | Sequence[int], num_nodes: int) ->
 
 def auto_group(batch_size: int, devices: int | Sequence[int], num_nodes: int) -> int:
     """Images in a minibatch-std group in that set-up, at most those of one device: model=auto."""
-    return min(batch_size // num_processes(devices, num_nodes), 4)
+    return min(max(batch_size // num_processes(devices, num_nodes), 1), 4)  # 0 each is refused with the batch
 
 
 def num_processes(devices: int | Sequence[int], num_nodes: int) -> int:

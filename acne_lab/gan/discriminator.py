@@ -72,10 +72,12 @@ class DiscriminatorEpilogue(nn.Module):
         out_dim: int,
         img_channels: int,
         architecture: str,
-        mbstd_group_size: int,
+        mbstd_group_size: int | None,
         conv_clamp: float | None,
     ) -> None:
         super().__init__()
+        if mbstd_group_size is not None and (not isinstance(mbstd_group_size, int) or mbstd_group_size < 1):
+            raise ValueError(f"mbstd_group_size must be a whole number of at least 1, not {mbstd_group_size!r}")
         self.mbstd_group_size = mbstd_group_size
         if architecture == "skip":
             self.fromrgb = Conv2d(img_channels, in_channels, 1, act="lrelu")
@@ -96,7 +98,8 @@ class Discriminator(nn.Module):
 
     Args as in `Generator`, and:
         architecture: "resnet" (the paper's choice), "skip" or "orig".
-        mbstd_group_size: images per group of the minibatch standard deviation.
+        mbstd_group_size: images per group of the minibatch standard deviation; None is the whole batch, however many
+            images that is, so that training wants a number.
         cmap_dim: width of the label projection; None is the widest block's width.
     """
 
@@ -111,7 +114,7 @@ class Discriminator(nn.Module):
         channel_base: int = 32768,
         channel_max: int = 512,
         architecture: str = "resnet",
-        mbstd_group_size: int = 4,
+        mbstd_group_size: int | None = 4,
         cmap_dim: int | None = None,
         num_half_res: int | None = 0,
         conv_clamp: float | None = None,

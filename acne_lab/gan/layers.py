@@ -182,13 +182,13 @@ class Mapping(nn.Module):
         return ws
 
 
-def minibatch_std(x: Tensor, group_size: int) -> Tensor:
+def minibatch_std(x: Tensor, group_size: int | None) -> Tensor:
     """Append the mean standard deviation over groups of images as one more channel (Karras et al. 2017, section 3).
 
-    [N, C, H, W] -> [N, C + 1, H, W]. A group takes every (N / group)-th image.
+    [N, C, H, W] -> [N, C + 1, H, W]. A group takes every (N / group)-th image; None makes the whole batch one.
     """
     n, _, h, w = x.shape
-    group = min(group_size, n)
+    group = n if group_size is None else min(group_size, n)
     if n % group:
         raise ValueError(f"a batch of {n} does not divide into minibatch-std groups of {group}")
     y = x.float().reshape(group, n // group, *x.shape[1:])

@@ -402,7 +402,7 @@ def check_batch(
     batch_size: int,
     world_size: int,
     microbatch: int | None,
-    group_size: int,
+    group_size: int | None,
     *,
     path_length: bool,
 ) -> None:
@@ -421,6 +421,11 @@ def check_batch(
     if (batch_size // world_size) % part:
         raise ValueError(
             f"the {batch_size // world_size} images of a process do not divide into parts of model.microbatch={part}"
+        )
+    if group_size is None:
+        raise ValueError(
+            "the minibatch-std groups of a whole pass change with the number of processes and of parts: set "
+            f"model.D.mbstd_group_size to a number that divides {part}"
         )
     if part % min(group_size, batch_size):
         raise ValueError(

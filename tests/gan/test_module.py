@@ -232,6 +232,7 @@ def test_gradients_that_are_not_finite_are_replaced_counted_and_stop_the_run():
     [
         ((6, 1, None, 4), "minibatch-std groups of 4"),
         ((8, 3, None, 4), "among 3 processes"),
+        ((8, 1, 4, None), "set model.D.mbstd_group_size to a number that divides 4"),
         ((16, 2, 3, 1), "model.microbatch=3"),
         ((16, 1, 8, 3), "minibatch-std groups of 3"),
         ((16, 1, 2, 4), "2 images of one pass do not divide into minibatch-std groups of 4"),

@@ -104,8 +104,15 @@ def test_minibatch_std_by_hand():
         group = x[subset::2]
         expected = (group.var(dim=0, correction=0) + 1e-8).sqrt().mean()
         torch.testing.assert_close(y[subset::2, 2], expected.expand(3, 3, 3))
+    assert torch.equal(minibatch_std(x, group_size=None), minibatch_std(x, group_size=6))  # the whole batch
     with pytest.raises(ValueError, match="groups"):
         minibatch_std(x, group_size=4)
+
+
+@pytest.mark.parametrize("group_size", [0, -2, 1.5, "4"])
+def test_odd_group_sizes_are_refused(group_size):
+    with pytest.raises(ValueError, match="mbstd_group_size must be a whole number of at least 1"):
+        Discriminator(**SMALL, mbstd_group_size=group_size)
 
 
 @pytest.mark.parametrize("resolution", [4, 48, 0])

@@ -125,6 +125,14 @@ def test_released_tensors_must_fit_their_arguments(networks):
         build_network("D", {"colour": 1}, state)
 
 
+def test_a_released_group_size_of_none_is_the_whole_batch(networks):
+    state, arguments = networks["D"].state_dict(), {"img_resolution": 16, "channel_base": 128, "channel_max": 16}
+    groups = ({"epilogue_kwargs": {"mbstd_group_size": size}} for size in (None, 8))
+    whole, eight = (build_released("D", arguments | group, state) for group in groups)
+    images = torch.randn(8, 3, 16, 16)
+    assert torch.equal(whole(images), eight(images))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
