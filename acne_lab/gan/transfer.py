@@ -13,7 +13,7 @@ them the variance of its sums. Demodulated convolutions have no such gain.
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ MIN_SHARE = 0.5  # of a network's parameters that must come from the file, or it
 BUFFERS = ("resample_filter", "noise_const", "w_avg")
 ROW_FORMAT = "{:<12}{:<44}{:<20}{:<20}{}"
 ROW_HEADER = ROW_FORMAT.format("fate", "tensor", "shape", "in the file", "").rstrip()
+EMBEDDING = "mapping.embed.weight"  # [w_dim, c_dim]: a column a class
 HEAD = ("b4.out.weight", "b4.out.bias")
 
 
@@ -60,8 +61,16 @@ class Transfer:
 
 
 @torch.no_grad()
-def transfer(network: nn.Module, state: Mapping[str, Tensor]) -> Transfer:
+def transfer(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    same_classes: Sequence[tuple[int, int]] | None = None,
+) -> Transfer:
     """Copy what fits of a generator's or discriminator's `state` into `network`.
+
+    Args:
+        same_classes: (index in the network, index in the file) of the classes that both know; None takes those of the
+            same index for the same.
 
     Raises:
         ValueError: less than half of the network's parameters would come from `state`.
@@ -77,8 +86,12 @@ def transfer(network: nn.Module, state: Mapping[str, Tensor]) -> Transfer:
             continue
         row.file_shape = list(old.shape)
         if new.ndim == old.ndim and new.shape[2:] == old.shape[2:]:
-            row.copied = copy_overlap(name, own, state)
-            row.fate = "loaded" if new.shape == old.shape and row.copied == new.numel() else "partly"
+            row.copied = copy_overlap(name, own, state, same_classes)
+            whole = new.shape == old.shape and row.copied == new.numel()
+            row.fate = "loaded" if whole else "partly" if row.copied else "initialised"
+            if name == EMBEDDING:
+                by = "position" if same_classes is None else "class"
+                row.note = f"columns by {by}" if row.copied else "no class is the same"
     for name, old in state.items():
         if name not in own:
             rows[name] = Row(name, "unused", None, list(old.shape))
@@ -99,13 +112,18 @@ def transfer(network: nn.Module, state: Mapping[str, Tensor]) -> Transfer:
 
 
 def has_labels(state: Mapping[str, Tensor]) -> bool:
-    return "mapping.embed.weight" in state
+    return EMBEDDING in state
 
 
 # ---- one tensor --------------------------------------------------------------------------------
 
 
-def copy_overlap(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int:
+def copy_overlap(
+    name: str,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    same_classes: Sequence[tuple[int, int]] | None = None,
+) -> int:
     """Copy the channels that both have; return the number of elements. New inputs of old outputs get weight zero."""
     new, old = own[name], state[name]
     if new.ndim < 2 or not name.endswith(".weight"):  # a bias, the constant, a buffer
@@ -113,10 +131,10 @@ def copy_overlap(name: str, own: Mapping[str, Tensor], state: Mapping[str, Tenso
         new[part] = old[part]
         return new[part].numel()
     outputs = min(len(new), len(old))
-    if name != "mapping.embed.weight":  # a label reads its own column only
+    if name != EMBEDDING:  # a label reads its own column only
         new[:outputs] = 0
     copied = 0
-    for new_start, old_start, count in shared_inputs(name, own, state):
+    for new_start, old_start, count in shared_inputs(name, own, state, same_classes):
         part = old[:outputs, old_start : old_start + count]
         new[:outputs, new_start : new_start + count] = part * gain_ratio(name, new.shape[1], old.shape[1])
         copied += part.numel()
@@ -127,7 +145,7 @@ def gain_ratio(name: str, new_inputs: int, old_inputs: int) -> float:
     """What stored weights are multiplied by when the number of inputs changes."""
     if re.fullmatch(r"synthesis\.b\d+\.conv[01]\.weight", name):  # demodulated
         return 1.0
-    if name == "mapping.embed.weight":
+    if name == EMBEDDING:
         return math.sqrt(new_inputs / old_inputs)
     return math.sqrt(max(1.0, new_inputs / old_inputs))
 
@@ -136,9 +154,12 @@ def shared_inputs(
     name: str,
     own: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
+    same_classes: Sequence[tuple[int, int]] | None,
 ) -> list[tuple[int, int, int]]:
     """(start in the network, start in the file, number) of the runs of inputs that mean the same in both."""
     new, old = own[name].shape[1], state[name].shape[1]
+    if name == EMBEDDING and same_classes is not None:
+        return [(new_class, old_class, 1) for new_class, old_class in same_classes]
     if name == "mapping.fc0.weight":  # the latent code, then the label's embedding
         new_z, old_z = new - embedding_width(own), old - embedding_width(state)
         return [(0, 0, min(new_z, old_z)), (new_z, old_z, min(new - new_z, old - old_z))]
@@ -148,7 +169,7 @@ def shared_inputs(
 
 
 def embedding_width(state: Mapping[str, Tensor]) -> int:
-    return len(state["mapping.embed.weight"]) if has_labels(state) else 0
+    return len(state[EMBEDDING]) if has_labels(state) else 0
 
 
 # ---- labels ------------------------------------------------------------------------------------

@@ -74,8 +74,7 @@ def weights_file(reference: str, runs_dir: str) -> Path:
 def find_gan(reference: str, runs_dir: str) -> Gan:
     """The GAN of a run, of shipped weights (`toy_faces_64`) or of a file; ValueError as `weights_file`."""
     weights = weights_file(reference, runs_dir)
-    run = Run(weights.parent)
-    if weights.name == NETWORKS_FILE and run.done:
+    if run := run_of(weights):
         return Gan(
             name=f"{run.job}/{run.path.name}",
             key=run.key,
@@ -97,10 +96,15 @@ def find_gan(reference: str, runs_dir: str) -> Gan:
     )
 
 
+def run_of(weights: Path) -> Run | None:
+    """The finished run whose weights these are; None for a file from elsewhere."""
+    run = Run(weights.parent)
+    return run if weights.name == NETWORKS_FILE and run.done else None
+
+
 def has_seen_only_drawn(weights: Path) -> bool:
     """Whether the networks of a file have learned from drawn faces alone; of a file of unknown origin nobody knows."""
-    run = Run(weights.parent)
-    if weights.name == NETWORKS_FILE and run.done:
+    if run := run_of(weights):
         return run.metrics.get("only_drawn", False)
     return weights == shipped_weights(weights.stem)
 

@@ -22,7 +22,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
-from acne_lab.jobs.gans import checked_psi, has_seen_only_drawn, weights_file
+from acne_lab.jobs.gans import checked_psi, has_seen_only_drawn, run_of, weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.features import PooledFeatures
@@ -51,6 +51,11 @@ def train_gan(config: dict) -> Run:
             raise ValueError(f"{table.root} has images without a severity: a conditional GAN needs them all labelled")
     weights = weights_file(config["init_from"], config["runs_dir"]) if config["init_from"] else None
     inputs = [table.key] + ([file_key(weights)] if weights else [])
+    same_classes = None
+    if weights and num_classes and (origin := run_of(weights)):
+        known = origin.metrics["classes"]
+        same_classes = [(table.classes.index(name), known.index(name)) for name in table.classes if name in known]
+        inputs.append(f"classes {same_classes}")  # the weights' bytes do not tell them
     only_drawn = rows.is_drawn and (weights is None or has_seen_only_drawn(weights))
 
     with open_run(config, job="train", inputs=inputs) as run:
@@ -67,7 +72,7 @@ def train_gan(config: dict) -> Run:
         )
         model = build(with_precision_of(run, config["model"]))
         if weights and not run.last_checkpoint:
-            start_from(model, weights, run)
+            start_from(model, weights, run, same_classes)
         show = ("ada/p", "loss/G", "loss/D")
         callbacks = [
             RandomState(config["seed"]),
@@ -177,8 +182,8 @@ def with_precision_of(run: Run, model: dict) -> dict:
     return model | {name: model[name] | {"num_half_res": began[name]} for name in left_open}
 
 
-def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
-    """Load G, G_ema and D from a file; say what fitted, and record it tensor by tensor."""
+def start_from(model: pl.LightningModule, weights: Path, run: Run, same_classes: list | None) -> None:
+    """Load G, G_ema and D from a file; say what fitted, and record it tensor by tensor. Classes as in `transfer`."""
     networks = read_networks(weights)
     if "D" not in networks:
         raise ValueError(f"{weights} holds no discriminator: fine-tuning goes on with both networks")
@@ -190,7 +195,7 @@ def start_from(model: pl.LightningModule, weights: Path, run: Run) -> None:
     networks.setdefault("G", networks["G_ema"])
     table, summary = [], [f"init_from {weights.name}"]
     for name in ("G", "G_ema", "D"):
-        done = transfer(getattr(model, name), networks[name].state_dict())
+        done = transfer(getattr(model, name), networks[name].state_dict(), same_classes)
         summary.append(f"  {name}: {done}")
         if name != "G_ema":  # the same as G
             summary += [f"    {row}" for row in done.rows if row.fate != "loaded"]

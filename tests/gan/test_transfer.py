@@ -135,6 +135,29 @@ def test_labels_stay_when_classes_are_added():
     torch.testing.assert_close(fewer_G.mapping(z[:1], torch.ones(1, 1)), G.mapping(z[:1], c[:1]))
 
 
+def test_columns_of_the_same_class_are_joined():
+    """The file knows four classes; the network two of them in another order, and one of its own."""
+    source = trained(Generator(**SMALL_G, c_dim=4))
+    network = Generator(**SMALL_G, c_dim=3)
+    before = network.mapping.embed.weight.clone()
+    done = transfer(network, source.state_dict(), same_classes=[(0, 3), (2, 1)])
+    row = {row.name: row for row in done.rows}["mapping.embed.weight"]
+    assert (row.fate, row.note, row.copied) == ("partly", "columns by class", 2 * 16)
+    new, old = network.mapping.embed.weight, source.mapping.embed.weight * math.sqrt(3 / 4)
+    torch.testing.assert_close(new, torch.stack([old[:, 3], before[:, 1], old[:, 1]], dim=1))
+
+
+def test_without_names_of_classes_columns_are_joined_by_position():
+    source = trained(Generator(**SMALL_G, c_dim=2))
+    for same_classes, expected in (
+        (None, ("loaded", "columns by position")),
+        ([], ("initialised", "no class is the same")),
+    ):
+        done = transfer(Generator(**SMALL_G, c_dim=2), source.state_dict(), same_classes)
+        row = {row.name: row for row in done.rows}["mapping.embed.weight"]
+        assert (row.fate, row.note) == expected
+
+
 # ---- one tensor by hand ------------------------------------------------------------------------
 
 

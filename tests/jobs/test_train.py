@@ -1,5 +1,6 @@
 """Training jobs on the smallest data: results, memory, interruption, bad input."""
 
+import json
 import math
 import signal
 import subprocess
@@ -161,6 +162,20 @@ def test_fine_tuning_starts_from_the_weights(base, toy_runs):
         if "w_avg" not in name:
             torch.testing.assert_close(trained[name], started[name], msg=name)
     assert "100% of the parameters" in (run.path / "init_from.txt").read_text()
+
+
+def test_fine_tuning_joins_classes_by_name(toy_runs, tmp_path):
+    """The run that it starts from knew two of the four classes, the milder one last."""
+    (tmp_path / "two-0123456789").mkdir()
+    weights = tiny_weights(tmp_path / "two-0123456789" / NETWORKS_FILE, c_dim=2)
+    (weights.parent / "metrics.json").write_text(json.dumps({"classes": ["very_severe", "mild"]}))
+    (weights.parent / "DONE").touch()
+    run = gan(toy_runs, "name=by_name", "model.G.c_dim=4", "model.optimizer.lr=0", f"init_from={weights}")
+    old, new = (read_networks(path)["G_ema"].mapping.embed.weight for path in (weights, run.path / NETWORKS_FILE))
+    torch.testing.assert_close(new[:, [3, 0]], old * math.sqrt(2))
+    copy = weights.rename(tmp_path / "copy.safetensors")  # of which nobody knows the classes' names
+    run = gan(toy_runs, "name=by_position", "model.G.c_dim=4", "model.optimizer.lr=0", f"init_from={copy}")
+    assert "columns by position" in (run.path / "init_from.txt").read_text()
 
 
 def test_weights_that_do_not_fit_are_refused(base, toy_runs):
