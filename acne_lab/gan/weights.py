@@ -7,6 +7,7 @@ constructor arguments, so that it is all that is needed to build them again.
 import json
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from acne_lab.gan.arguments import from_released, from_tensors
 from acne_lab.gan.discriminator import Discriminator
+from acne_lab.gan.foreign import is_foreign, renamed
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.legacy import converted_arguments, converted_tensors
 from acne_lab.gan.released import DAMAGE, read_released
@@ -97,6 +99,7 @@ def read_networks(path: Path) -> dict[str, nn.Module]:
         states, arguments = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_state_dicts(path), {})
         for name, state in states.items():
             with blame(path, name):
+                state = renamed(kind_of(name), state) if is_foreign(state) else state
                 init_kwargs = arguments.get(name) or from_tensors(kind_of(name), state)
                 networks[name] = build_network(kind_of(name), init_kwargs, state)
     if not networks.keys() & {"G", "G_ema"}:
@@ -184,7 +187,8 @@ def _read_state_dicts(path: Path) -> dict[str, dict[str, Tensor]]:
     if any(entry.filename.endswith("/constants.pkl") for entry in entries):
         raise ValueError(f"{path} is a TorchScript program: give the file that it was made from")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # training options, kept as data
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (*DAMAGE, RuntimeError) as error:
         name = re.search(r"GLOBAL (\S+)", str(error))  # the rest of torch's message is advice to run it all the same
         what = f"asks for {name[1]}, which a weights file does not need" if name else f"cannot be read ({error})"
