@@ -11,6 +11,7 @@ VERBS = {
     "study": "run a graph of jobs, reusing what is done (study=demo)",
     "report": "write a study's HTML page and report.md again (study=demo)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",
+    "ops": "the compiled operators: compile, compare with the reference, show what is in force (build|check|info)",
     "runs": "list the runs",
     "bench": "how fast training and generation are here, and how near to the machine's limit (out=bench.json)",
 }

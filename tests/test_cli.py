@@ -30,7 +30,7 @@ def test_help_is_quick(words, limit):
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < limit
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "convert", "runs", "bench"])
+@pytest.mark.parametrize("verb", ["prepare", "train", "generate", "study", "report", "convert", "runs", "bench", "ops"])
 def test_every_verb_has_help(verb):
     assert verb in acne_lab("--help").stdout
     done = acne_lab(verb, "--help")
@@ -50,6 +50,7 @@ def test_every_verb_has_help(verb):
         (("report", "study=nothing"), "no study nothing"),
         (("convert", "file=nothing.pkl", "to=x.onnx"), "there is no nothing.pkl"),
         (("bench", "configs=64-2048"), "resolution-width-batch"),
+        (("ops", "repair"), "invalid choice: 'repair'"),
     ],
 )
 def test_errors_are_one_clear_line(words, message, tmp_path):
@@ -77,12 +78,13 @@ def test_runs_lists_what_is_there(toy_runs):
     assert "done" in done.stdout
 
 
-def test_the_wheel_carries_configs_and_weights(tmp_path):
+def test_the_wheel_carries_configs_weights_and_kernels(tmp_path):
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for path in (ROOT / "conf").rglob("*.yaml"):
         assert f"acne_lab/conf/{path.relative_to(ROOT / 'conf').as_posix()}" in names
-    assert "acne_lab/gan/pretrained/toy_faces_64.safetensors" in names
-    assert "acne_lab/report/page.html.j2" in names
+    package = [path.relative_to(ROOT).as_posix() for path in (ROOT / "acne_lab").rglob("*.*") if "__" not in path.name]
+    assert "acne_lab/gan/pretrained/toy_faces_64.safetensors" in package
+    assert [name for name in package if "__pycache__" not in name and name not in names] == []

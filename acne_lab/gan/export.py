@@ -2,6 +2,7 @@
 
 Both take z [N, z_dim], then one-hot labels c [N, c_dim] if the network is conditional, then the truncation psi [],
 for any N, and return images [N, C, R, R], nominally in [-1, 1]. Noise is the stored one and arithmetic is float32.
+They are made, and checked, with the reference operators: other programs do not have the compiled ones.
 """
 
 import warnings
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from acne_lab.gan.generator import Generator
+from acne_lab.ops import extension
 
 ONNX_TOLERANCE = 1e-3  # of the largest pixel
 
@@ -37,6 +39,7 @@ def inputs(G: Generator, n: int, psi: float) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+@extension.use("reference")
 def to_torchscript(G: Generator, path: Path) -> None:
     """Write a TorchScript file, which computes the same images to the bit: `torch.jit.load(path)(z, psi)`.
 
@@ -54,6 +57,7 @@ def to_torchscript(G: Generator, path: Path) -> None:
 
 
 @torch.no_grad()
+@extension.use("reference")
 def to_onnx(G: Generator, path: Path) -> float:
     """Write an ONNX file; return the largest difference that ONNX Runtime finds, as a share of the largest pixel.
 

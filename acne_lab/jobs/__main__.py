@@ -6,7 +6,7 @@ from importlib import import_module
 from acne_lab.build import run_job
 from acne_lab.processes import rank
 
-PLAIN = ("report", "convert", "runs", "bench")  # verbs with a few arguments of their own and no config
+PLAIN = ("report", "convert", "runs", "bench", "ops")  # verbs with a few arguments of their own and no config
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-TIME_LIMIT = 600.0  # seconds for a build: ten times what the slowest takes
+TIME_LIMIT = 1800.0  # seconds for a build, which takes minutes on a busy machine
 PATIENCE = TIME_LIMIT + 60  # seconds to wait for another process's build: it may be suspended
 NUM_LAST_LINES = 25  # of a failed build's output are kept
 KEY_DIGITS = 12

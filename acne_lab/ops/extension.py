@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from math import ceil
 
@@ -19,7 +20,7 @@ from acne_lab.ops.compiler import Build, Unavailable
 from acne_lab.ops.recipes import KINDS, compiler_of, recipe
 
 IMPLS = ("auto", "native", "reference")
-SECONDS_PER_SOURCE = {"cpu": 15, "cuda": 60}  # to compile one: for the announcement
+SECONDS_PER_SOURCE = {"cpu": 11, "cuda": 60}  # to compile one, on a core of its own: for the announcement
 
 _process_impl = os.environ.get("ACNE_LAB_OPS", "auto")
 _problems: dict[str, str | None] = {}  # of a kind of device that was asked for: why it has no library, or None
@@ -107,6 +108,38 @@ def prepare(kind: str, *, retry: bool = False) -> Build:
     seconds = ceil(len(made_of.sources) / len(os.sched_getaffinity(0))) * SECONDS_PER_SOURCE[kind]
     announcement = f"compiling {kind.upper()} kernels, once: about {seconds} s"
     return compiler.build(made_of, compiler_of(kind), announcement=announcement, retry=retry)
+
+
+@dataclass(frozen=True)
+class State:
+    """What operators with impl="auto" do on a kind of device.
+
+    Args:
+        impl: "native", "reference" or, because native is demanded and there is no library, "error".
+        why: a reason, or what is still to be done; "" where there is nothing to say.
+        build: the library, or how compiling it has failed; None if there is neither.
+    """
+
+    impl: str
+    why: str
+    build: Build | None
+
+
+def state(kind: str) -> State:
+    """What is in force and why, without compiling."""
+    found = problem = None
+    try:
+        found = find(kind)
+    except Unavailable as reason:
+        problem = str(reason)
+    if _process_impl == "reference":
+        return State("reference", "ACNE_LAB_OPS says so", found)
+    if found is None and problem is None:
+        return State("native", "not compiled yet: the first use does it, or `acne-lab ops build`", None)
+    problem = problem or _load(kind)
+    if problem is None:
+        return State("native", "", found)
+    return State("error" if _process_impl == "native" else "reference", problem, found)
 
 
 def _load(kind: str) -> str | None:

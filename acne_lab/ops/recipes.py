@@ -39,12 +39,15 @@ def recipe(kind: str) -> Recipe:
         raise Unavailable(f"there are kernels for {' and '.join(KINDS)} only")
     if not sys.platform.startswith("linux"):
         raise Unavailable(f"the kernels are compiled on Linux only, not on {sys.platform}")
+    sources = _cpu_sources() if kind == "cpu" else _cuda_sources()
+    if not sources:
+        raise Unavailable(f"there are no sources in {CSRC / kind}: install acne_lab again")
     versions = (torch.__version__, str(torch.version.git_version), str(os.confstr("CS_GNU_LIBC_VERSION")))
     torch_dir = Path(torch.__file__).parent
     return Recipe(
         name=kind,
         root=CSRC,
-        sources=_cpu_sources() if kind == "cpu" else _cuda_sources(),
+        sources=sources,
         include_dirs=(torch_dir / "include",),
         library_dirs=(torch_dir / "lib",),
         link_flags=CPU_LINK_FLAGS if kind == "cpu" else CUDA_LINK_FLAGS,

@@ -159,6 +159,12 @@ def test_a_library_that_cannot_be_loaded(fresh, monkeypatch, tmp_path):
         extension.native(CPU, "native")
 
 
+def test_an_installation_without_sources(fresh, monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "CSRC", tmp_path)
+    with pytest.raises(RuntimeError, match=r"there are no sources in .*: install acne_lab again"):
+        extension.native(CPU, "native")
+
+
 def test_clang_is_refused(fresh, monkeypatch, tmp_path):
     clang = tmp_path / "clang++"
     clang.write_text("#!/bin/sh\necho Debian clang version 19.1.7\n")

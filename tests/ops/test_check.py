@@ -1,0 +1,63 @@
+"""The comparison of compiled operators with the reference finds what is wrong with them."""
+
+import pytest
+import torch
+
+from acne_lab.ops import extension
+from acne_lab.ops.check import Case, compare
+
+CPU = torch.device("cpu")
+SHAPE = (2, 3, 4, 5)
+
+
+class Cube(torch.autograd.Function):
+    """x**3 with factors on the value, the gradient and the second gradient."""
+
+    @staticmethod
+    def forward(ctx, x, factors):
+        ctx.save_for_backward(x)
+        ctx.factors = factors
+        return x**3 * factors[0]
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        _, first, second = ctx.factors
+        # The same value as x**2, and another derivative.
+        square = x**2 * second + (x**2 * (1 - second)).detach()
+        return grad * 3 * square * first, None
+
+
+def cube(factors):
+    """An operator whose native half is off by these factors."""
+    return lambda x: Cube.apply(x, factors if extension.native(CPU) else (1.0, 1.0, 1.0))
+
+
+@pytest.fixture(autouse=True)
+def with_a_library(monkeypatch):
+    monkeypatch.setattr(extension, "_problems", {"cpu": None})
+
+
+@pytest.mark.parametrize("memory_format", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(
+    ("factors", "wrong"),
+    [
+        ((1.0, 1.0, 1.0), []),
+        ((1.001, 1.0, 1.0), [0]),
+        ((1.0, 1.001, 1.0), [1, 2]),
+        ((1.0, 1.0, 1.001), [2]),
+        ((float("nan"), 1.0, 1.0), [0]),
+    ],
+)
+def test_finds_what_is_wrong(factors, wrong, memory_format):
+    compared = compare(Case("cube", cube(factors), (SHAPE,)), CPU, torch.float32, memory_format)
+    assert [number for number, error in enumerate(compared.errors) if not error < 1e-5] == wrong
+    assert compared.passed == (not wrong)
+    assert compared.native_ms > 0
+    assert compared.reference_ms > 0
+
+
+def test_rounding_of_half_precision_is_no_error():
+    compared = compare(Case("cube", cube((1.0, 1.0, 1.0)), (SHAPE,)), CPU, torch.bfloat16, "NCHW")
+    assert compared.passed
+    assert compared.errors[0] > 1e-5
