@@ -52,14 +52,7 @@ def native(device: torch.device, impl: str = "auto") -> bool:
         return True
     if wanted == "native":
         raise RuntimeError(f"no compiled operators for {kind}: {problem}")
-    if kind in KINDS and kind not in _warned:
-        _warned.add(kind)
-        warnings.warn(
-            f"no compiled operators for {kind}, so the slower reference (ACNE_LAB_OPS=reference: without a warning): "
-            f"{problem}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+    _warn_once(kind, problem)
     return False
 
 
@@ -142,6 +135,18 @@ def state(kind: str) -> State:
     return State("error" if _process_impl == "native" else "reference", problem, found)
 
 
+def _warn_once(kind: str, problem: str) -> None:
+    if kind in _warned or kind not in KINDS:
+        return
+    _warned.add(kind)
+    warnings.warn(
+        f"no compiled operators for {kind}, so the slower reference (ACNE_LAB_OPS=reference: without a warning): "
+        f"{problem}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
 def _load(kind: str) -> str | None:
     """Load the library; return None, or why that is not possible."""
     try:
@@ -155,3 +160,8 @@ def _load(kind: str) -> str | None:
     except OSError as error:
         return f"{error.__cause__ or error} (without the folder {library.parent} it is compiled again)"
     return None
+
+
+# torch.compile takes their results for constants instead of tracing them. (This is what
+# torch.compiler.assume_constant_result does, after an import of seconds.)
+_load._dynamo_marked_constant = _warn_once._dynamo_marked_constant = True

@@ -34,26 +34,27 @@ for _schema in SCHEMAS:
     _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
 
 
-def _like(x: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-    """Of x's dtype and memory format."""
-    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+def _image(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of x's dtype and, whatever its strides, of the memory format that they suggest."""
+    dense = torch.empty_like(x)
+    channels_last = dense.is_contiguous(memory_format=torch.channels_last) and not dense.is_contiguous()
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(x.shape if shape is None else shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
 @torch.library.register_fake("acne_lab::bias_act", lib=_library)
 def _bias_act(x, b, dim, act, alpha, gain, clamp):
-    return _like(x)
+    return torch.empty_like(x)
 
 
 @torch.library.register_fake("acne_lab::bias_act_backward", lib=_library)
 def _bias_act_backward(grad, saved, b, dim, act, alpha, gain, clamp):
-    return _like(saved)
+    return torch.empty_like(saved)
 
 
 @torch.library.register_fake("acne_lab::bias_act_backward2", lib=_library)
 def _bias_act_backward2(gradgrad, grad, saved, b, dim, act, alpha, gain, clamp):
-    return _like(saved)
+    return torch.empty_like(saved)
 
 
 @torch.library.register_fake("acne_lab::upfirdn2d", lib=_library)
@@ -61,14 +62,17 @@ def _upfirdn2d(x, f, up, down, padding, flip_filter, gain):
     (n, c, h, w), (fh, fw), (x0, x1, y0, y1) = x.shape, f.shape, padding
     out_h = (h * up[1] + y0 + y1 - fh) // down[1] + 1
     out_w = (w * up[0] + x0 + x1 - fw) // down[0] + 1
-    return _like(x, (n, c, out_h, out_w))
+    return _image(x, (n, c, out_h, out_w))
 
 
 @torch.library.register_fake("acne_lab::epilogue", lib=_library)
 def _epilogue(x, scale, noise, b, f, padding, filter_gain, alpha, gain, clamp):
-    return _like(x) if f is None else _upfirdn2d(x, f, (1, 1), (1, 1), padding, False, filter_gain)
+    if f is None:
+        return _image(x, x.shape)
+    return _upfirdn2d(x, f, (1, 1), (1, 1), padding, False, filter_gain)
 
 
 @torch.library.register_fake("acne_lab::epilogue_backward", lib=_library)
 def _epilogue_backward(grad, y, scale, noise, b, alpha, gain, clamp):
-    return _like(y), *(y.new_empty(0) if tensor is None else torch.empty_like(tensor) for tensor in (scale, noise, b))
+    others = (y.new_empty(0) if x is None else torch.empty_like(x) for x in (scale, noise, b))
+    return _image(y, y.shape), *others

@@ -7,16 +7,13 @@ import shutil
 import subprocess
 import sys
 import warnings
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from acne_lab.ops import extension, recipes
 from acne_lab.ops.compiler import Unavailable
-from acne_lab.ops.upfirdn2d import upfirdn2d
 
 TINY = Path(__file__).parent / "tiny"
 CPU = torch.device("cpu")
@@ -248,22 +245,22 @@ print(json.dumps(sorted({word for word in maps if "libcudart" in word})))
     assert done.stderr == "compiling CUDA kernels, once: about 60 s\n"
 
 
-def test_shapes_for_torch_compile():
-    import_module("acne_lab.ops.schemas")
-    f = torch.rand(4, 3)
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        x = torch.randn(2, 3, 7, 6).to(memory_format=memory_format)
-        for up, down, padding in (((1, 1), (1, 1), (0, 0, 0, 0)), ((2, 1), (1, 3), (3, 0, 2, 4))):
-            expected = upfirdn2d(x, f, up, down, padding).contiguous(memory_format=memory_format)
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                y = torch.ops.acne_lab.upfirdn2d(x, f, up, down, padding, False, 1.0)
-            assert (y.shape, y.stride(), y.dtype) == (expected.shape, expected.stride(), expected.dtype)
-        scale, b = torch.rand(2, 3), torch.rand(3)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            y = torch.ops.acne_lab.bias_act(x, b, 1, "lrelu", 0.2, 1.4, -1.0)
-            assert (y.shape, y.stride()) == (x.shape, x.stride())
-            y = torch.ops.acne_lab.epilogue(x, scale, None, b, f, (1, 2, 1, 1), 1.0, 0.2, 1.4, -1.0)
-            grads = torch.ops.acne_lab.epilogue_backward(y, y, scale, None, b, 0.2, 1.4, -1.0)
-        assert y.shape == (2, 3, 6, 7)
-        assert y.is_contiguous(memory_format=memory_format)
-        assert [grad.shape for grad in grads] == [y.shape, scale.shape, (0,), b.shape]
+@pytest.mark.slow
+@pytest.mark.parametrize("cxx", ["c++", "no-such-c++"])
+def test_first_asked_while_torch_compiles(tmp_path, cxx):
+    """The whole graph is traced, whichever way it goes."""
+    code = """
+x = torch.zeros(1)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y = torch.compile(lambda x: x + 1 if extension.native(x.device) else x + 2, fullgraph=True, backend="eager")(x)
+print(json.dumps([y.item(), [str(warning.message) for warning in caught]]))
+"""
+    done = python(code, tmp_path, CXX=cxx)
+    assert done.returncode == 0, done.stderr
+    y, messages = json.loads(done.stdout)
+    if cxx == "c++":
+        assert (y, messages) == (1.0, [])
+    else:
+        assert y == 2.0
+        assert [re.search("there is no compiler", message) is not None for message in messages] == [True]
