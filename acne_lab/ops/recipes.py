@@ -78,7 +78,7 @@ def _cpu_sources() -> dict[str, tuple[str, ...]]:
     sources = {}
     for path in sorted((CSRC / "cpu").glob("*.cpp")):
         instruction_set = Path(path.stem).suffix
-        if instruction_set and platform.machine() != "x86_64":
+        if instruction_set in INSTRUCTION_SETS and platform.machine() != "x86_64":
             continue
         sources[f"cpu/{path.name}"] = (*CPU_FLAGS, *INSTRUCTION_SETS.get(instruction_set, ()))
     return sources
