@@ -101,7 +101,7 @@ def main() -> None:
         sys.exit(f"error: {wanted}: the only argument is device=cpu or device=cuda")
     done = [ACTIONS[given.action](kind) for kind in kinds[wanted]]
     if given.action == "info":
-        print(f"ACNE_LAB_OPS={os.environ.get('ACNE_LAB_OPS', 'auto')} ACNE_LAB_CACHE={cache_dir()}")
+        print(f"ACNE_LAB_OPS={os.environ.get('ACNE_LAB_OPS', 'auto')}, cache {cache_dir() / 'ops'}")
     sys.exit(0 if all(done) else 1)
 
 

@@ -120,7 +120,8 @@ def relative_error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference as a share of the largest number in its tensor or, if that is 0 all over, in any."""
     largest = [x.abs().max().item() for x in expected]
     differences = [(ours.double() - theirs).abs().max().item() for ours, theirs in zip(got, expected)]
-    return max(difference / (size or max(largest) or 1.0) for difference, size in zip(differences, largest))
+    shares = [difference / (size or max(largest) or 1.0) for difference, size in zip(differences, largest)]
+    return torch.tensor(shares).max().item()  # unlike Python's, it keeps a nan
 
 
 def step_times(f: Callable[..., Tensor], arguments: Sequence[Tensor], weight: Tensor) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def test_info_does_not_compile(source, monkeypatch, tmp_path, capsys):
     assert command(monkeypatch, "info", "device=cpu") == 0
     assert capsys.readouterr().out.splitlines() == [
         "cpu   native: not compiled yet: the first use does it, or `acne-lab ops build`",
-        f"ACNE_LAB_OPS=auto ACNE_LAB_CACHE={tmp_path / 'cache'}",
+        f"ACNE_LAB_OPS=auto, cache {tmp_path / 'cache' / 'ops'}",
     ]
     assert not (tmp_path / "cache").exists()
 

@@ -1,10 +1,12 @@
 """The comparison of compiled operators with the reference finds what is wrong with them."""
 
+from math import isnan
+
 import pytest
 import torch
 
 from acne_lab.ops import extension
-from acne_lab.ops.check import Case, compare
+from acne_lab.ops.check import Case, compare, relative_error
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 4, 5)
@@ -55,6 +57,15 @@ def test_finds_what_is_wrong(factors, wrong, memory_format):
     assert compared.passed == (not wrong)
     assert compared.native_ms > 0
     assert compared.reference_ms > 0
+
+
+def test_largest_error():
+    one, two, zero, nan = (torch.full((2,), value, dtype=torch.float64) for value in (1, 2, 0, float("nan")))
+    assert relative_error([one, two], [one, one]) == 1
+    assert relative_error([one * 1.5, one], [one, one]) == 0.5
+    assert relative_error([two, one], [two, zero]) == 0.5  # of the largest number, for want of one
+    assert relative_error([one], [zero]) == 1
+    assert isnan(relative_error([one, nan], [one, one]))
 
 
 def test_rounding_of_half_precision_is_no_error():

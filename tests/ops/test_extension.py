@@ -90,6 +90,22 @@ assert not {"acne_lab.ops.schemas", "setuptools", "torch._dynamo"} & set(sys.mod
     assert not (tmp_path / "cache").exists()
 
 
+def test_operators_work_without_a_compiler(tmp_path):
+    code = """
+from acne_lab.ops.bias_act import bias_act
+from acne_lab.ops.upfirdn2d import upfirdn2d
+assert not extension.native(cpu)
+for _ in range(2):
+    y = bias_act(-torch.ones(1, 1, 2, 2), act="relu")
+    y = upfirdn2d(y + 1, torch.ones(2, 2))
+print(y.item())
+"""
+    done = python(code, tmp_path / "cache", CXX="no-such-c++")
+    assert (done.returncode, done.stdout) == (0, "4.0\n"), done.stderr
+    assert done.stderr.count("there is no compiler no-such-c++") == 1
+    assert not (tmp_path / "cache").exists()
+
+
 def test_use_decides_for_a_block(fresh, monkeypatch):
     monkeypatch.setattr(extension, "_problems", {"cpu": None})
     assert extension.native(CPU)
