@@ -1,8 +1,8 @@
 """How the libraries of `csrc/` are compiled: which sources, for what, by which compiler.
 
-Every `csrc/cpu/*.cpp` goes into the library for the CPU and every `csrc/cuda/*.cu` into the one for CUDA; other files
-are headers, which sources name relative to `csrc/`. The runtimes of OpenMP and CUDA are not linked: their functions are
-found in those that libtorch has loaded, so that a process has one of each.
+Every `csrc/cpu/*.cpp` goes into the library for the CPU, every `csrc/cuda/*.cu` and `*.cpp` into the one for CUDA; other
+files are headers, which sources name relative to `csrc/`. The runtimes of OpenMP and CUDA are not linked: their functions
+are found in those that libtorch has loaded, so that a process has one of each.
 """
 
 import os
@@ -25,7 +25,7 @@ INSTRUCTION_SETS = {  # csrc/cpu/X.avx2.cpp is compiled for processors that have
     ".avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
 }
 CPU_LINK_FLAGS = ("-lc10", "-ltorch_cpu")
-CUDA_FLAGS = ("-std=c++20", "-O3", "-Xcompiler=-fPIC", "--expt-relaxed-constexpr")
+CUDA_FLAGS = ("-std=c++20", "-O3", "-Xcompiler=-fPIC")
 CUDA_LINK_FLAGS = (*CPU_LINK_FLAGS, "-lc10_cuda", "-ltorch_cuda", "-cudart=none")
 
 
@@ -86,7 +86,8 @@ def _cpu_sources() -> dict[str, tuple[str, ...]]:
 
 def _cuda_sources() -> dict[str, tuple[str, ...]]:
     flags = (*CUDA_FLAGS, *_cuda_targets())
-    return {f"cuda/{path.name}": flags for path in sorted((CSRC / "cuda").glob("*.cu"))}
+    paths = [path for path in sorted((CSRC / "cuda").glob("*.*")) if path.suffix in (".cpp", ".cu")]
+    return {f"cuda/{path.name}": flags for path in paths}
 
 
 def _cuda_targets() -> list[str]:

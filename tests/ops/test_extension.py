@@ -206,6 +206,16 @@ def test_cpu_sources(fresh, monkeypatch, tmp_path):
     assert elsewhere.key != here.key
 
 
+def test_cuda_sources(fresh, monkeypatch, tmp_path):
+    (tmp_path / "cuda").mkdir()
+    for name in ("a.cu", "b.cpp", "c.cuh", "d.h"):
+        (tmp_path / "cuda" / name).touch()
+    monkeypatch.setattr(recipes, "CSRC", tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert list(recipes.recipe("cuda").sources) == ["cuda/a.cu", "cuda/b.cpp"]
+
+
 def nvcc_of(folder: Path, release: str) -> Path:
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "nvcc").write_text(f"#!/bin/sh\necho Cuda compilation tools, release {release}, V{release}.88\n")
