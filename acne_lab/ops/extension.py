@@ -20,7 +20,7 @@ from acne_lab.ops.compiler import Build, Unavailable
 from acne_lab.ops.recipes import KINDS, compiler_of, recipe
 
 IMPLS = ("auto", "native", "reference")
-SECONDS_PER_SOURCE = {"cpu": 11, "cuda": 60}  # to compile one, on a core of its own: for the announcement
+SECONDS_PER_SOURCE = 11  # to compile one, on a core of its own and for one kind of GPU: for the announcement
 
 _process_impl = os.environ.get("ACNE_LAB_OPS", "auto")
 _problems: dict[str, str | None] = {}  # of a kind of device that was asked for: why it has no library, or None
@@ -98,7 +98,7 @@ def prepare(kind: str, *, retry: bool = False) -> Build:
     if known and not (known.error and retry):
         return known
     made_of = recipe(kind)
-    seconds = ceil(len(made_of.sources) / len(os.sched_getaffinity(0))) * SECONDS_PER_SOURCE[kind]
+    seconds = ceil(len(made_of.sources) / len(os.sched_getaffinity(0))) * SECONDS_PER_SOURCE
     announcement = f"compiling {kind.upper()} kernels, once: about {seconds} s"
     return compiler.build(made_of, compiler_of(kind), announcement=announcement, retry=retry)
 

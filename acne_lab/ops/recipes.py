@@ -1,8 +1,8 @@
 """How the libraries of `csrc/` are compiled: which sources, for what, by which compiler.
 
-Every `csrc/cpu/*.cpp` goes into the library for the CPU, every `csrc/cuda/*.cu` and `*.cpp` into the one for CUDA; other
-files are headers, which sources name relative to `csrc/`. The runtimes of OpenMP and CUDA are not linked: their functions
-are found in those that libtorch has loaded, so that a process has one of each.
+Every `csrc/cpu/*.cpp` goes into the library for the CPU, every `csrc/cuda/*.cu` and `*.cpp` into the one for CUDA;
+other files are headers, which sources name relative to `csrc/`. The runtimes of OpenMP and CUDA are not linked: their
+functions are found in those that libtorch has loaded, so that a process has one of each.
 """
 
 import os
