@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acne_lab.ops import extension
-from acne_lab.ops.check import Case, compare, relative_error
+from acne_lab.ops.check import Case, compare, compare_all, relative_error
 
 CPU = torch.device("cpu")
 SHAPE = (2, 3, 4, 5)
@@ -35,11 +35,13 @@ def cube(factors):
     return lambda x: Cube.apply(x, factors if extension.native(CPU) else (1.0, 1.0, 1.0))
 
 
-@pytest.fixture(autouse=True)
-def with_a_library(monkeypatch):
+@pytest.fixture
+def loaded(monkeypatch):
+    """A library, as far as `extension` knows."""
     monkeypatch.setattr(extension, "_problems", {"cpu": None})
 
 
+@pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("memory_format", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(
     ("factors", "wrong"),
@@ -68,7 +70,21 @@ def test_largest_error():
     assert isnan(relative_error([one, nan], [one, one]))
 
 
+@pytest.mark.usefixtures("loaded")
 def test_rounding_of_half_precision_is_no_error():
     compared = compare(Case("cube", cube((1.0, 1.0, 1.0)), (SHAPE,)), CPU, torch.bfloat16, "NCHW")
     assert compared.passed
     assert compared.errors[0] > 1e-5
+
+
+@pytest.mark.slow
+def test_the_kernels_of_this_processor_pass():
+    state = extension.state("cpu")
+    if state.impl != "native":
+        pytest.skip(state.why)
+    assert [compared for compared in compare_all("cpu") if not compared.passed] == []
+
+
+@pytest.mark.gpu
+def test_the_kernels_of_this_gpu_pass():
+    assert [compared for compared in compare_all("cuda") if not compared.passed] == []
