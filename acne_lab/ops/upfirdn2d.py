@@ -1,16 +1,18 @@
 """Up-sample, FIR-filter and down-sample images in one operator (Karras et al. 2019, appendix B).
 
-Plain PyTorch: a zero-inserting reshape, a pad or crop, and one depthwise convolution whose stride is the
-down-sampling. It does not know how to avoid multiplying the inserted zeros. Its gradient is the operator
-itself with `up` and `down` exchanged, so that derivatives of any order cost no more than the forward pass
-(autograd's own second derivative of a depthwise convolution loops over the channels).
+The reference is plain PyTorch: a zero-inserting reshape, a pad or crop, and one depthwise convolution whose
+stride is the down-sampling; it multiplies the inserted zeros. The native operator goes over memory once. The
+gradient is the operator itself with `up` and `down` exchanged, so that derivatives of any order cost no more
+than the forward pass (autograd's own second derivative of a depthwise convolution loops over the channels).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from acne_lab.ops.extension import native
 
 
 def setup_filter(taps: Sequence[float] | Tensor) -> Tensor:
@@ -32,6 +34,7 @@ def upfirdn2d(
     padding: int | tuple[int, int, int, int] = 0,
     flip_filter: bool = False,
     gain: float = 1.0,
+    impl: str = "auto",
 ) -> Tensor:
     """Insert zeros, pad or crop, filter, keep every `down`-th sample.
 
@@ -43,6 +46,7 @@ def upfirdn2d(
         padding: [x0, x1, y0, y1] of the up-sampled image; negative numbers crop.
         flip_filter: False convolves, True correlates.
         gain: factor on the result.
+        impl: native, reference or auto; see `extension.native`.
 
     Returns:
         [N, C, (H*up + y0 + y1 - fh) // down + 1, (W*up + x0 + x1 - fw) // down + 1], in x's dtype.
@@ -51,21 +55,26 @@ def upfirdn2d(
     down_x, down_y = (down, down) if isinstance(down, int) else down
     x0, x1, y0, y1 = (padding,) * 4 if isinstance(padding, int) else padding
     if f.ndim == 1:  # separable: one axis after the other
-        x = upfirdn2d(x, f[None, :], (up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip_filter, gain)
-        return upfirdn2d(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1), flip_filter)
+        x = upfirdn2d(x, f[None, :], (up_x, 1), (down_x, 1), (x0, x1, 0, 0), flip_filter, gain, impl)
+        return upfirdn2d(x, f[:, None], (1, up_y), (1, down_y), (0, 0, y0, y1), flip_filter, 1.0, impl)
 
-    args = (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain
+    settings = (up_x, up_y), (down_x, down_y), (x0, x1, y0, y1), flip_filter, gain
+    impl = "native" if native(x.device, impl) else "reference"
     if not (torch.is_grad_enabled() and x.requires_grad):  # plain operators alone, which also export
-        return _forward(x, f, *args)
-    return _UpFirDn2d.apply(x, f, *args)
+        return _forward(impl)(x, f, *settings)
+    return _UpFirDn2d.apply(x, f, impl, *settings)
+
+
+def _forward(impl: str) -> Callable[..., Tensor]:
+    return torch.ops.acne_lab.upfirdn2d if impl == "native" else _reference
 
 
 class _UpFirDn2d(torch.autograd.Function):
     """The 2-D operator and its adjoint; the filter is a constant."""
 
     @staticmethod
-    def forward(ctx, x, f, up, down, padding, flip_filter, gain):
-        y = _forward(x, f, up, down, padding, flip_filter, gain)
+    def forward(ctx, x, f, impl, up, down, padding, flip_filter, gain):
+        y = _forward(impl)(x, f, up, down, padding, flip_filter, gain)
         (h, w), (out_h, out_w), (fh, fw) = x.shape[2:], y.shape[2:], f.shape
         x0, _, y0, _ = padding
         ctx.adjoint = (
@@ -79,6 +88,7 @@ class _UpFirDn2d(torch.autograd.Function):
             ),
             not flip_filter,
             gain,
+            impl,
         )
         ctx.save_for_backward(f)
         return y
@@ -86,10 +96,10 @@ class _UpFirDn2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (f,) = ctx.saved_tensors
-        return upfirdn2d(grad, f, *ctx.adjoint), None, None, None, None, None, None
+        return upfirdn2d(grad, f, *ctx.adjoint), None, None, None, None, None, None, None
 
 
-def _forward(
+def _reference(
     x: Tensor,
     f: Tensor,
     up: tuple[int, int],

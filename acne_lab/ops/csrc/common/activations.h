@@ -5,12 +5,12 @@
 //
 // Derivatives are computed from what the forward pass leaves behind anyway: its output for every activation
 // but swish, which is not monotonic, and x + b for swish. Where a comparison meets a NaN, it takes the side
-// that PyTorch's own gradient takes.
+// that PyTorch's own gradient takes (of elu and selu: the side that PyTorch takes where it uses vectors).
 #pragma once
 
 #include <cmath>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace acne_lab {
 
@@ -142,11 +142,11 @@ struct Activation<Act::elu> : Smooth {  // with PyTorch's default slope of 1 at 
   }
   template <class V>
   ACNE_INLINE static V slope(V u, V) {
-    return select(u <= V(0), u + V(1), V(1));
+    return select(u > V(0), V(1), u + V(1));
   }
   template <class V>
   ACNE_INLINE static V curvature(V u, V) {
-    return select(u <= V(0), u + V(1), V(0));
+    return select(u > V(0), V(0), u + V(1));
   }
 };
 
@@ -159,11 +159,11 @@ struct Activation<Act::selu> : Smooth {  // Klambauer et al. 2017
   }
   template <class V>
   ACNE_INLINE static V slope(V u, V) {
-    return select(u <= V(0), u + V(scale_alpha), V(scale));
+    return select(u > V(0), V(scale), u + V(scale_alpha));
   }
   template <class V>
   ACNE_INLINE static V curvature(V u, V) {
-    return select(u <= V(0), u + V(scale_alpha), V(0));
+    return select(u > V(0), V(0), u + V(scale_alpha));
   }
 };
 
@@ -214,11 +214,11 @@ ACNE_INLINE V limit(V y, const ActConstants<T>& k) {  // a NaN stays one
   return select(y > top, top, select(y < -top, -top, y));
 }
 
-// `derivative` where y is not clamped, 0 where it is (or is a NaN).
+// The gradient before the clamp: 0 where y is clamped or a NaN.
 template <class V, class T>
-ACNE_INLINE V where_free(V y, V derivative, const ActConstants<T>& k) {
-  if (k.clamp < T(0)) return derivative;
-  return select(abs(y) < V(k.clamp), derivative, V(0));
+ACNE_INLINE V limit_backward(V grad, V y, const ActConstants<T>& k) {
+  if (k.clamp < T(0)) return grad;
+  return select(abs(y) < V(k.clamp), grad, V(0));
 }
 
 template <Act A, class V, class T>
@@ -232,7 +232,7 @@ ACNE_INLINE V act_backward(V grad, V saved, const ActConstants<T>& k) {
   using F = Activation<A>;
   V y = F::from_input ? F::value(saved, V(k.alpha)) * V(k.gain) : saved;
   V u = F::from_input ? saved : saved * V(k.inverse_gain);
-  return where_free(y, grad * (F::slope(u, V(k.alpha)) * V(k.gain)), k);
+  return limit_backward(grad, y, k) * (F::slope(u, V(k.alpha)) * V(k.gain));
 }
 
 template <Act A, class V, class T>
@@ -240,7 +240,7 @@ ACNE_INLINE V act_backward2(V gradgrad, V grad, V saved, const ActConstants<T>& 
   using F = Activation<A>;
   V y = F::from_input ? F::value(saved, V(k.alpha)) * V(k.gain) : saved;
   V u = F::from_input ? saved : saved * V(k.inverse_gain);
-  return where_free(y, gradgrad * grad * (F::curvature(u, V(k.alpha)) * V(k.gain)), k);
+  return gradgrad * limit_backward(grad, y, k) * (F::curvature(u, V(k.alpha)) * V(k.gain));
 }
 
 // ---- the tail of a synthesis layer -------------------------------------------------------------------

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "inline.h"
+#include "common/inline.h"
 
 namespace acne_lab {
 

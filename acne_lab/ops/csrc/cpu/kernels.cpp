@@ -1,0 +1,2 @@
+// Kernels for every machine: SSE2 on x86-64, NEON on ARM.
+#include "cpu/kernel_table.h"
