@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acne_lab.ops.convolution import without_weight_gradients
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating logistic loss: mean of -log sigmoid(D(G(z)))."""
@@ -23,7 +24,8 @@ def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float) -> Tensor
     `real_images` [N, C, H, W] must require grad and be what the logits were computed from: images before
     augmentation, so that the gradient goes through it.
     """
-    (grad,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
+    with without_weight_gradients():
+        (grad,) = torch.autograd.grad(real_logits.sum(), real_images, create_graph=True)
     return grad.square().sum(dim=(1, 2, 3)).mean() * (gamma / 2)
 
 
@@ -33,7 +35,8 @@ def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
     The norm is taken over w and averaged, in squares, over the layers.
     """
     y = noise / math.sqrt(images.shape[2] * images.shape[3])
-    (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
+    with without_weight_gradients():
+        (grad,) = torch.autograd.grad((images * y).sum(), ws, create_graph=True)
     return grad.square().sum(dim=2).mean(dim=1).sqrt()
 
 

@@ -1,9 +1,9 @@
 """Resampling convolution and style-modulated convolution (Karras et al. 2019, section 2.2)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from acne_lab.ops.convolution import conv2d, conv_transpose2d
 from acne_lab.ops.upfirdn2d import upfirdn2d
 
 
@@ -23,22 +23,22 @@ def conv2d_resample(
     k = weight.shape[-1]
     same = k // 2
     if up == 1 and down == 1:
-        return F.conv2d(x, weight, padding=same)
+        return conv2d(x, weight, padding=same)
     assert f is not None and (up == 1 or down == 1)
     taps = f.shape[-1]
     if up > 1:
         left, right = (taps + up - 1) // 2, (taps - up) // 2
         if k == 1:
-            x = F.conv2d(x, weight)
+            x = conv2d(x, weight)
             return upfirdn2d(x, f, up=up, padding=(left, right, left, right), gain=up * up)
         # The transposed convolution already widens the image by k - up: the filter pads by that much less.
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=up)
+        x = conv_transpose2d(x, weight.transpose(0, 1), stride=up)
         left, right = left + same - (k - 1), right + same - (k - up)
         return upfirdn2d(x, f, padding=(left, right, left, right), gain=up * up)
     left, right = same + (taps - down + 1) // 2, same + (taps - down) // 2
     if k == 1:
-        return F.conv2d(upfirdn2d(x, f, down=down, padding=(left, right, left, right)), weight)
-    return F.conv2d(upfirdn2d(x, f, padding=(left, right, left, right)), weight, stride=down)
+        return conv2d(upfirdn2d(x, f, down=down, padding=(left, right, left, right)), weight)
+    return conv2d(upfirdn2d(x, f, padding=(left, right, left, right)), weight, stride=down)
 
 
 def modulated_conv2d(

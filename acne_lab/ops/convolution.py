@@ -1,0 +1,105 @@
+"""Convolution whose gradients of any order are convolutions again, each at full speed.
+
+PyTorch's own second derivative of a convolution swaps batch and channels, which makes kernels as large as the
+image: several times slower than what it computes is worth. Here the gradient of the input is the transposed
+convolution, the gradient of the weight an operator of its own, and the derivatives of both are again these.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_weights_needed = ContextVar("weights_needed", default=True)
+
+
+@contextmanager
+def without_weight_gradients() -> Iterator[None]:
+    """Inside, `torch.autograd.grad` with respect to images or latents does not compute gradients of weights.
+
+    R1 and path length differentiate such a gradient again: what is left out in the inner derivative is work that
+    nobody reads, the outer derivative, taken outside, has all. (Autograd tells its own operators which gradients are
+    wanted, but not functions written in Python.)
+    """
+    token = _weights_needed.set(False)
+    try:
+        yield
+    finally:
+        _weights_needed.reset(token)
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """Correlate [N, in, H, W] with [out, in, k, k]: [N, out, (H + 2 padding - k) // stride + 1, ...]."""
+    return _apply(x, weight, stride, padding, False)
+
+
+def conv_transpose2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """The adjoint of `conv2d` with the same weight: [N, out, H, W] -> [N, in, (H - 1) stride - 2 padding + k, ...]."""
+    return _apply(x, weight, stride, padding, True)
+
+
+def _apply(x: Tensor, weight: Tensor, *args: object) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Convolution.apply(x, weight, *args, 0)
+    return _convolution(x, weight, *args, 0)  # plain operators alone, which also export
+
+
+class _Convolution(torch.autograd.Function):
+    """`conv2d` or its adjoint. The adjoint makes images `extra` larger, where a stride had passed over an edge."""
+
+    @staticmethod
+    def forward(ctx, x, weight, stride, padding, transposed, extra):
+        ctx.save_for_backward(x, weight)
+        ctx.args = stride, padding, transposed
+        return _convolution(x, weight, stride, padding, transposed, extra)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        stride, padding, transposed = ctx.args
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            extra = 0 if transposed else (x.shape[2] + 2 * padding - weight.shape[2]) % stride
+            grad_x = _Convolution.apply(grad, weight, stride, padding, not transposed, extra)
+        if ctx.needs_input_grad[1] and _weights_needed.get():
+            large, small = (grad, x) if transposed else (x, grad)
+            grad_weight = _WeightGradient.apply(large, small, weight.shape[2], stride, padding)
+        return grad_x, grad_weight, None, None, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """sum over images and positions of small[n, o, y, x] large[n, i, y stride + ky - padding, ...]: [o, i, ky, kx]."""
+
+    @staticmethod
+    def forward(ctx, large, small, k, stride, padding):
+        ctx.save_for_backward(large, small)
+        ctx.args = k, stride, padding
+        return _weight_gradient(large, small, k, stride, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        large, small = ctx.saved_tensors
+        k, stride, padding = ctx.args
+        grad_large = grad_small = None
+        if ctx.needs_input_grad[0]:
+            extra = (large.shape[2] + 2 * padding - k) % stride
+            grad_large = _Convolution.apply(small, grad, stride, padding, True, extra)
+        if ctx.needs_input_grad[1]:
+            grad_small = _Convolution.apply(large, grad, stride, padding, False, 0)
+        return grad_large, grad_small, None, None, None
+
+
+def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
+    return torch.ops.aten.convolution(
+        x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1
+    )
+
+
+def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
+    shape = small.new_empty(()).expand(small.shape[1], large.shape[1], k, k)  # of the weight, whose values play no part
+    mask = [False, True, False]
+    return torch.ops.aten.convolution_backward(
+        small, large, shape, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+    )[1]

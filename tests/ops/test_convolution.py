@@ -1,0 +1,56 @@
+"""The convolution and its derivatives of any order, against PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import gradcheck, gradgradcheck
+
+from acne_lab.ops.convolution import conv2d, conv_transpose2d, without_weight_gradients
+
+SHAPES = [(3, 1, 1, 6), (3, 2, 0, 7), (3, 2, 0, 6), (3, 2, 1, 6), (1, 1, 0, 4), (1, 2, 0, 5)]  # k, stride, padding, side
+
+
+def operands(k, side, *, transposed=False, dtype=torch.float64):
+    rng = torch.Generator().manual_seed(0)
+    channels = 3 if transposed else 2
+    x = torch.randn(2, channels, side, side, generator=rng, dtype=dtype, requires_grad=True)
+    weight = torch.randn(3, 2, k, k, generator=rng, dtype=dtype, requires_grad=True)
+    return x, weight
+
+
+@pytest.mark.parametrize(("k", "stride", "padding", "side"), SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_derivatives(k, stride, padding, side, transposed):
+    ours, theirs = (conv_transpose2d, F.conv_transpose2d) if transposed else (conv2d, F.conv2d)
+    x, weight = operands(k, side, transposed=transposed)
+    torch.testing.assert_close(ours(x, weight, stride, padding), theirs(x, weight, None, stride, padding))
+    assert gradcheck(lambda x, w: ours(x, w, stride, padding), (x, weight))
+    assert gradgradcheck(lambda x, w: ours(x, w, stride, padding), (x, weight))
+
+
+def test_an_inner_derivative_without_weight_gradients_has_the_same_outer_one():
+    """R1's way: the gradient of the weight flows through the gradient of the images."""
+    x, weight = operands(3, 6)
+
+    def penalty(*, skip):
+        y = conv2d(conv2d(x, weight[:2], padding=1).square(), weight, padding=1)
+        if skip:
+            with without_weight_gradients():
+                (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        else:
+            (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), weight)[0]
+
+    torch.testing.assert_close(penalty(skip=True), penalty(skip=False), rtol=0, atol=0)
+    with without_weight_gradients():
+        assert torch.autograd.grad(conv2d(x, weight).sum(), weight, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_keeps_the_memory_format(memory_format):
+    x, weight = operands(3, 8, dtype=torch.float32)
+    x = x.detach().contiguous(memory_format=memory_format).requires_grad_()
+    y = conv2d(x, weight, padding=1)
+    (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    assert y.is_contiguous(memory_format=memory_format)
+    assert grad.is_contiguous(memory_format=memory_format)
