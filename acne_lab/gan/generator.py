@@ -22,7 +22,7 @@ from acne_lab.gan.layers import (
     half_resolutions,
 )
 from acne_lab.ops.bias_act import ACTIVATIONS, bias_act
-from acne_lab.ops.modulated_conv import modulated_conv2d
+from acne_lab.ops.modulated_conv import modulated_1x1, modulated_conv2d
 from acne_lab.ops.upfirdn2d import setup_filter, upsample2d
 
 NOISE_MODES = ("random", "const", "none")
@@ -67,7 +67,7 @@ class SynthesisLayer(nn.Module):
         if noise_mode == "none":
             return None
         if noise_mode == "const":
-            return self.noise_const * self.noise_strength
+            return self.noise_const[None, None] * self.noise_strength
         shape = (1, self.resolution, self.resolution)
         device = self.noise_const.device
         if rngs is None:
@@ -78,11 +78,18 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str, rngs: Sequence[Rng] | None, gain: float = 1.0) -> Tensor:
         noise = self.noise(x.shape[0], noise_mode, rngs)
-        x = modulated_conv2d(x, self.weight, self.affine(w), self.resample_filter, up=self.up)
-        if noise is not None:
-            x = x + noise.to(x.dtype)
-        clamp = self.conv_clamp * gain if self.conv_clamp is not None else None
-        return bias_act(x, self.bias, act="lrelu", gain=ACTIVATIONS["lrelu"].gain * gain, clamp=clamp)
+        return modulated_conv2d(
+            x,
+            self.weight,
+            self.affine(w),
+            self.resample_filter,
+            self.up,
+            noise=noise,
+            b=self.bias,
+            alpha=ACTIVATIONS["lrelu"].alpha,
+            gain=ACTIVATIONS["lrelu"].gain * gain,
+            clamp=self.conv_clamp * gain if self.conv_clamp is not None else None,
+        )
 
 
 class ToRGB(nn.Module):
@@ -97,7 +104,7 @@ class ToRGB(nn.Module):
         self.style_gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w) * self.style_gain, demodulate=False)
+        x = modulated_1x1(x, self.weight, self.affine(w) * self.style_gain)
         return bias_act(x, self.bias, clamp=self.conv_clamp)
 
 

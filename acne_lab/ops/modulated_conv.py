@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from acne_lab.ops.convolution import conv2d, conv_transpose2d
-from acne_lab.ops.upfirdn2d import upfirdn2d
+from acne_lab.ops.epilogue import epilogue
+from acne_lab.ops.upfirdn2d import downsample2d, upfirdn2d, upsample2d
 
 
 def conv2d_resample(
@@ -14,30 +15,21 @@ def conv2d_resample(
     up: int = 1,
     down: int = 1,
 ) -> Tensor:
-    """Convolve [N, in, H, W] with [out, in, k, k] (k odd, "same" padding) while resampling by `up` or 1/`down`.
+    """Correlate [N, in, H, W] with [out, in, k, k] (k odd, "same" padding) while resampling by `up` or 1/`down`.
 
-    `f` is the low-pass filter (2-D, as `setup_filter` makes it). A 3x3 up-convolution applies its kernel in
-    convolution orientation, every other one correlates, as in the released models. The cheaper order is
-    taken: transposed convolution then filter; filter then strided convolution; a 1x1 at the lower resolution.
+    `f` is the low-pass filter (2-D, as `setup_filter` makes it). The cheaper order is taken: filter then strided
+    convolution; a 1x1, the only kernel that is up-sampled here, at the lower resolution.
     """
-    k = weight.shape[-1]
+    k, taps = weight.shape[-1], 0 if f is None else f.shape[-1]
     same = k // 2
     if up == 1 and down == 1:
         return conv2d(x, weight, padding=same)
-    assert f is not None and (up == 1 or down == 1)
-    taps = f.shape[-1]
     if up > 1:
-        left, right = (taps + up - 1) // 2, (taps - up) // 2
-        if k == 1:
-            x = conv2d(x, weight)
-            return upfirdn2d(x, f, up=up, padding=(left, right, left, right), gain=up * up)
-        # The transposed convolution already widens the image by k - up: the filter pads by that much less.
-        x = conv_transpose2d(x, weight.transpose(0, 1), stride=up)
-        left, right = left + same - (k - 1), right + same - (k - up)
-        return upfirdn2d(x, f, padding=(left, right, left, right), gain=up * up)
-    left, right = same + (taps - down + 1) // 2, same + (taps - down) // 2
+        assert k == 1 and down == 1
+        return upsample2d(conv2d(x, weight), f, up=up)
     if k == 1:
-        return conv2d(upfirdn2d(x, f, down=down, padding=(left, right, left, right)), weight)
+        return conv2d(downsample2d(x, f, down=down), weight)
+    left, right = same + (taps - down + 1) // 2, same + (taps - down) // 2
     return conv2d(upfirdn2d(x, f, padding=(left, right, left, right)), weight, stride=down)
 
 
@@ -47,34 +39,61 @@ def modulated_conv2d(
     styles: Tensor,
     f: Tensor | None = None,
     up: int = 1,
-    demodulate: bool = True,
+    *,
+    noise: Tensor | None = None,
+    b: Tensor | None = None,
+    alpha: float = 1.0,
+    gain: float = 1.0,
+    clamp: float | None = None,
 ) -> Tensor:
-    """Convolve with weights scaled per sample by `styles` and, if asked, normalised to unit output variance.
+    """Convolve with 3x3 weights scaled per sample by `styles` and normalised to unit variance; add noise, activate.
 
-    y = conv(x . s, W) . d  with  d_o = rsqrt(sum_i s_i^2 sum_k W_oik^2 + 1e-8)    (eqs. 1 and 3)
+    y = clamp(gain lrelu(conv(x . s, W) . d + noise + b))  with  d_o = rsqrt(sum_i s_i^2 sum_k W_oik^2 + 1e-8)
+    (eqs. 1 and 3). Scaling input and output instead of the weights is the same sum and never forms per-sample
+    weights; all that follows the convolution is one pass over memory (`epilogue`).
 
-    Scaling input and output instead of the weights is the same sum and never forms per-sample weights.
-
-    float16 ends at 65,504. There, with demodulation, the convolution runs on s / a and W / b, whose largest style and
-    whose norm per output channel are 1, and d a b, in float32, undoes both. By Cauchy and Schwarz no sum over 512
-    channels of inputs within +-256, the networks' limits, can then overflow, however large styles and weights are.
+    float16 ends at 65,504. There the convolution runs on s / a and W / b, whose largest style and whose norm per output
+    channel are 1, and d a b, in float32, undoes both. By Cauchy and Schwarz no sum over 512 channels of inputs within
+    +-256, the networks' limits, can then overflow, however large styles and weights are.
 
     Args:
         x: [N, in, H, W].
-        weight: [out, in, k, k], float32.
+        weight: [out, in, 3, 3], float32.
         styles: [N, in], float32.
         f: low-pass filter for up = 2.
         up: 1 or 2.
-        demodulate: False leaves d out (ToRGB).
+        noise: [N or 1, 1, H up, W up].
+        b: [out].
+        alpha: slope of the leaky ReLU's negative side; 1 leaves it out.
+        gain: factor after it.
+        clamp: the result is limited to +-clamp; None does not limit.
+
+    Returns:
+        [N, out, H up, W up] in x's dtype.
     """
-    d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8) if demodulate else None
-    if demodulate and x.dtype == torch.float16:
+    d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
+    if x.dtype == torch.float16:
         tiny = torch.finfo(torch.float32).tiny
         with torch.no_grad():  # they cancel: as constants they leave every gradient as it is
-            a = styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # [N, 1]
-            b = weight.square().sum((1, 2, 3)).sqrt().clamp_min(tiny)  # [out]
-        styles, weight = styles / a, weight / b[:, None, None, None]
-        d = (d * a * b).clamp_max(torch.finfo(torch.float16).max)  # inf * 0 would be no number
+            style_size = styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # [N, 1]
+            weight_size = weight.square().sum((1, 2, 3)).sqrt().clamp_min(tiny)  # [out]
+        styles, weight = styles / style_size, weight / weight_size[:, None, None, None]
+        d = (d * style_size * weight_size).clamp_max(torch.finfo(torch.float16).max)  # inf * 0 would be no number
     y = x * styles.to(x.dtype)[:, :, None, None]
-    y = conv2d_resample(y, weight.to(x.dtype), f, up=up)
-    return y if d is None else y * d.to(x.dtype)[:, :, None, None]
+    tail = {"scale": d, "noise": noise, "b": b, "alpha": alpha, "gain": gain, "clamp": clamp}
+    if up == 1:
+        return epilogue(conv2d(y, weight.to(x.dtype), padding=1), **tail)
+    assert up == 2 and f is not None
+    y = conv_transpose2d(y, weight.to(x.dtype).transpose(0, 1), stride=2)  # [N, out, 2 H + 1, 2 W + 1]
+    taps = f.shape[-1]  # one pixel less of padding on the left than up-sampling takes: the kernel has widened the image
+    left, right = (taps + 1) // 2 - 1, (taps - 2) // 2
+    return epilogue(y, f=f, padding=(left, right, left, right), filter_gain=4.0, **tail)
+
+
+def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """Convolve [N, in, H, W] with [out, in, 1, 1] whose inputs are scaled per sample by `styles` [N, in].
+
+    For few outputs (ToRGB): per-sample weights are tiny, scaling the input would be a pass over all of it.
+    """
+    per_sample = (weight[None, :, :, 0, 0] * styles[:, None]).to(x.dtype)  # [N, out, in]
+    return (per_sample @ x.flatten(2)).unflatten(2, x.shape[2:])

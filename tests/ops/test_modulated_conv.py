@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from acne_lab.ops.modulated_conv import modulated_conv2d
+from acne_lab.ops.modulated_conv import modulated_1x1, modulated_conv2d
 from acne_lab.ops.upfirdn2d import setup_filter
 
 F = setup_filter((1, 3, 3, 1))
@@ -59,10 +59,17 @@ def test_gradients_in_half_precision():
         torch.testing.assert_close(one, other, atol=5e-3 * float(other.std()), rtol=5e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_other_types_are_scaled_by_nothing(dtype):
-    """Equation 3 as it stands, to the bit: what a float32 network computes does not change."""
+def test_single_precision_is_scaled_by_nothing():
+    """Equation 3 as it stands, to the bit."""
     x, weight, styles = operands()
-    y = torch.nn.functional.conv2d(x.to(dtype) * styles.to(dtype)[:, :, None, None], weight.to(dtype), padding=1)
+    y = torch.nn.functional.conv2d(x * styles[:, :, None, None], weight, padding=1)
     d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
-    assert torch.equal(modulated_conv2d(x.to(dtype), weight, styles), y * d.to(dtype)[:, :, None, None])
+    assert torch.equal(modulated_conv2d(x, weight, styles), y * d[:, :, None, None])
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_1x1_has_weights_of_its_own_for_each_image(memory_format):
+    x, weight, styles = operands(num_in=8)
+    x, weight = x.contiguous(memory_format=memory_format), weight[:, :, :1, :1]
+    each = [torch.nn.functional.conv2d(x[i : i + 1], weight * styles[i, None, :, None, None]) for i in range(2)]
+    torch.testing.assert_close(modulated_1x1(x, weight, styles), torch.cat(each))
