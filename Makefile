@@ -1,13 +1,14 @@
 # make demo        the whole pipeline on built-in data: 10-15 minutes on 2 CPU cores, then an HTML report
 # make test        lint and the fast tests          make test-all   ... and the slow ones
 # make bench       how fast training and generation are here, in bench.json: some 15 minutes on 2 CPU cores
+# make bench-gpu   for a machine with a GPU and nvcc: builds the CUDA kernels, tests them, times them and training
 # make format      let ruff format the code         make clean      remove .venv and caches (never runs/)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo bench test test-all lint format clean help
+.PHONY: demo bench bench-gpu test test-all lint format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +30,15 @@ demo: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/acne-lab bench out=bench.json
+
+GPU_CONFIGS := 128-4096-b32,256-auto-b16,256-auto-b16-half,512-auto-b8-half
+
+bench-gpu: $(VENV)/installed-dev
+	$(BIN)/acne-lab ops build device=cuda
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/acne-lab ops check device=cuda
+	$(BIN)/acne-lab bench device=cuda configs=$(GPU_CONFIGS) overheads=false impl=reference out=bench-gpu-reference.json
+	$(BIN)/acne-lab bench device=cuda configs=$(GPU_CONFIGS) out=bench-gpu.json
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
