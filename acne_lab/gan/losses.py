@@ -8,6 +8,7 @@ from torch import Tensor
 
 from acne_lab.ops.convolution import without_weight_gradients
 
+
 def generator_loss(fake_logits: Tensor) -> Tensor:
     """Non-saturating logistic loss: mean of -log sigmoid(D(G(z)))."""
     return F.softplus(-fake_logits).mean()

@@ -92,9 +92,7 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
-    return torch.ops.aten.convolution(
-        x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1
-    )
+    return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
 
 
 def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:

@@ -7,7 +7,14 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from acne_lab.ops.convolution import conv2d, conv_transpose2d, without_weight_gradients
 
-SHAPES = [(3, 1, 1, 6), (3, 2, 0, 7), (3, 2, 0, 6), (3, 2, 1, 6), (1, 1, 0, 4), (1, 2, 0, 5)]  # k, stride, padding, side
+SHAPES = [  # k, stride, padding, side
+    (3, 1, 1, 6),
+    (3, 2, 0, 7),
+    (3, 2, 0, 6),
+    (3, 2, 1, 6),
+    (1, 1, 0, 4),
+    (1, 2, 0, 5),
+]
 
 
 def operands(k, side, *, transposed=False, dtype=torch.float64):
