@@ -192,6 +192,7 @@ def minibatch_std(x: Tensor, group_size: int | None) -> Tensor:
     if n % group:
         raise ValueError(f"a batch of {n} does not divide into minibatch-std groups of {group}")
     y = x.float().reshape(group, n // group, *x.shape[1:])
-    std = (y.var(dim=0, correction=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [N / group]
+    y = y - y.mean(dim=0)  # not y.var(dim=0), which on a CPU takes ten times as long
+    std = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [N / group]
     std = std.repeat(group)[:, None, None, None].expand(n, 1, h, w)
     return torch.cat([x, std.to(x.dtype)], dim=1)
