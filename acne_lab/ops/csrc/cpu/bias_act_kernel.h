@@ -18,7 +18,7 @@ void bias_act_range(const BiasAct& c, int64_t begin, int64_t end) {
     const V constant(BIsRow || !b ? S(0) : b[run % c.channels]);
     const T *x = (const T*)c.x + begin, *grad = (const T*)c.grad + begin, *gradgrad = (const T*)c.gradgrad + begin;
     T* out = (T*)c.out + begin;
-    for_vectors<S>(run_end - begin, [&](int64_t i, auto lanes) {
+    for_vectors<S>(run_end - begin, [&](int64_t i, auto lanes) ACNE_INLINED {
       prefetch(out + i);
       V v = load(x + i, lanes);
       if constexpr (BIsRow) {

@@ -138,7 +138,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> epilogue_backward(
 
     // Tasks do not depend on the number of threads, so neither does the order of the sums. They are large enough
     // for their sums to be small beside what they read.
-    const int64_t pixels = std::max<int64_t>(kGrain / channels, last ? 128 : 1024);
+    const int64_t pixels = std::max<int64_t>(kGrain / channels, last ? 128 : 4096);
     c.rows_per_task = std::clamp<int64_t>(pixels / w, 1, h);
     const int64_t tasks_per_image = (h - 1) / c.rows_per_task + 1, tasks = n * tasks_per_image;
     at::Tensor sums = at::empty({tasks, 2, channels}, small);

@@ -53,7 +53,7 @@ template <class T>
 void epilogue(const Epilogue& c, int64_t begin, int64_t end, void* scratch) {
   const Tail<T> tail{c, act_constants<Sum<T>>(c.alpha, c.gain, c.clamp)};
   if (c.filter) return filter_rows<T>(c.x, *c.filter, begin, end, scratch, tail);
-  for_planes(int(c.height), begin, end, [&](int64_t plane, int first, int last) {
+  for_planes(int(c.height), begin, end, [&](int64_t plane, int first, int last) ACNE_INLINED {
     const T* image = (const T*)c.x.data + c.x.offset(plane);
     for (int y = first; y < last; y++) {
       pour_row<Sum<T>>(image + y * c.x.row_stride, c.width, c.x.interleaved, plane, y, tail);
@@ -85,7 +85,7 @@ void epilogue_backward(const EpilogueBackward& c, int64_t begin, int64_t end) {
         const int64_t row = p / c.width;
         const V grain(((const S*)c.noise)[n * c.noise_stride + row * c.noise_row_stride + (p - row * c.width)]);
         V over_channels(0);
-        for_vectors<S>(c.channels, [&](int64_t i, auto lanes) {
+        for_vectors<S>(c.channels, [&](int64_t i, auto lanes) ACNE_INLINED {
           prefetch(grad_x + i);
           auto inverse = lrelu_inverse(load(grad + i, lanes), load(y + i, lanes), inverse_alpha, k);
           V x = inverse.z - (grain + load(b + i, lanes));  // times scale
@@ -108,7 +108,7 @@ void epilogue_backward(const EpilogueBackward& c, int64_t begin, int64_t end) {
         T* grad_x = (T*)c.grad_x + at;
         const S* noise = (const S*)c.noise + n * c.noise_stride + row * c.noise_row_stride;
         S* grad_noise = c.grad_noise ? (S*)c.grad_noise + (n * c.height + row) * c.width : nullptr;
-        for_vectors<S>(c.width, [&](int64_t i, auto lanes) {
+        for_vectors<S>(c.width, [&](int64_t i, auto lanes) ACNE_INLINED {
           prefetch(grad_x + i);
           auto inverse = lrelu_inverse(load(grad + i, lanes), load(y + i, lanes), inverse_alpha, k);
           V x = inverse.z - (load(noise + i, lanes) + bias);

@@ -96,7 +96,7 @@ void four_tap_interleaved(const Planes& planes, const Filter& f, int64_t begin, 
   T* zeros = (T*)((S*)scratch + kWindow * kRows * slot);
   for (int64_t i = 0; i < f.x.in * c; i++) zeros[i] = T{};
 
-  auto column = [&](int x, int64_t i, auto lanes, V out[kRows]) {
+  auto column = [&](int x, int64_t i, auto lanes, V out[kRows]) ACNE_INLINED {
     if (x >= 0 && x < f.x.in) {
       block.column(x * c + i, lanes, out);
     } else {
@@ -104,11 +104,11 @@ void four_tap_interleaved(const Planes& planes, const Filter& f, int64_t begin, 
     }
   };
   const int x_begin = X::aligned(f.x, 0);
-  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) {
+  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) ACNE_INLINED {
     for (int y = X::aligned(f.y, first); y < last; y += kRows) {
       block.move_to(y, f.y, (const T*)planes.data + planes.offset(plane), planes.row_stride, zeros);
       int in = X::input(f.x, x_begin);
-      for_vectors<S>(c, [&](int64_t i, auto lanes) {
+      for_vectors<S>(c, [&](int64_t i, auto lanes) ACNE_INLINED {
         for (int k = 0; k < kKept; k++) {
           V sums[kRows];
           column(in + k, i, lanes, sums);
@@ -124,7 +124,7 @@ void four_tap_interleaved(const Planes& planes, const Filter& f, int64_t begin, 
             if (wanted[r][q]) puts[r][q] = sink.pixel(plane, y + r, x + q);
           }
         }
-        for_vectors<S>(c, [&](int64_t i, auto lanes) {
+        for_vectors<S>(c, [&](int64_t i, auto lanes) ACNE_INLINED {
           V fresh[Down][kRows];
           for (int k = 0; k < Down; k++) column(in + kKept + k, i, lanes, fresh[k]);
           for (int r = 0; r < kRows; r++) {
@@ -173,7 +173,7 @@ ACNE_INLINE void along_up2(const S* const in[2], const S* const taps[2], const i
 template <class S, class Emit>
 ACNE_INLINE void along_down2(const S* in, const S* taps, int count, int64_t n, Emit emit) {
   using V = Vec<S>;
-  for_vectors<S>(n, [&](int64_t i, auto lanes) {
+  for_vectors<S>(n, [&](int64_t i, auto lanes) ACNE_INLINED {
     V sum(0);
     for (int j = 0; j < count; j += 2) {
       V a = load(in + 2 * i + j), b = load(in + 2 * i + j + V::size);
@@ -209,10 +209,10 @@ void four_tap_planar(const Planes& planes, const Filter& f, int64_t begin, int64
   for (int64_t i = 0; i < kRows * length; i++) lines[i] = 0;  // what lies past the image stays so
   for (int64_t i = 0; i < f.x.in; i++) zeros[i] = T{};
 
-  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) {
+  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) ACNE_INLINED {
     for (int y = Step<Up, Down>::aligned(f.y, first); y < last; y += kRows) {
       block.move_to(y, f.y, (const T*)planes.data + planes.offset(plane), planes.row_stride, zeros);
-      for_vectors<S>(f.x.in - from, [&](int64_t i, auto lanes) {
+      for_vectors<S>(f.x.in - from, [&](int64_t i, auto lanes) ACNE_INLINED {
         V sums[kRows];
         block.column(from + i, lanes, sums);
         for (int r = 0; r < kRows; r++) store(lines + r * length + (from - line_begin) + i, sums[r]);
@@ -230,7 +230,7 @@ void four_tap_planar(const Planes& planes, const Filter& f, int64_t begin, int64
         } else if constexpr (Down == 2) {
           along_down2(line, row, 4, f.x.out, put);
         } else {
-          for_vectors<S>(f.x.out, [&](int64_t i, auto lanes) {
+          for_vectors<S>(f.x.out, [&](int64_t i, auto lanes) ACNE_INLINED {
             V window[4], taps[4];
             for (int j = 0; j < 4; j++) window[j] = load(line + i + j), taps[j] = V(row[j]);
             put(i, Step<1, 1>::result(0, taps, window), lanes);

@@ -20,7 +20,8 @@ Planes planes_of(const at::Tensor& x) {
 }
 
 // Writes `f` as the product of a column and a row, if it is one to `tolerance` of every entry.
-static bool separate(const std::vector<double>& f, int height, int width, double tolerance, double* column, double* row) {
+static bool separate(const std::vector<double>& f, int height, int width, double tolerance, double* column,
+                     double* row) {
   int pivot = 0;
   while (pivot < height * width && f[pivot] == 0) pivot++;
   if (pivot == height * width) return false;

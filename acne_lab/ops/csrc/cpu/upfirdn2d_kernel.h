@@ -15,7 +15,8 @@ namespace acne_lab::ACNE_ISA {
 // out[i] (+)= sum over j < count of taps[j] * in[j * step + i], for 0 <= i < n.
 // Count > 0 is `count` at compile time. `Slack`: a vector may be read that begins, but does not end, before n.
 template <int Count, bool Slack, class T>
-ACNE_INLINE void fir_counted(Sum<T>* out, const T* in, int64_t step, const Sum<T>* taps, int count, int64_t n, bool add) {
+ACNE_INLINE void fir_counted(Sum<T>* out, const T* in, int64_t step, const Sum<T>* taps, int count, int64_t n,
+                             bool add) {
   using V = Vec<Sum<T>>;
   if (Count > 0) count = Count;
   int64_t i = 0;
@@ -29,7 +30,7 @@ ACNE_INLINE void fir_counted(Sum<T>* out, const T* in, int64_t step, const Sum<T
     }
     for (int v = 0; v < kBlock; v++) store(out + i + v * V::size, sums[v]);
   }
-  for_vectors<Sum<T>>(n - i, [&](int64_t rest, auto lanes) {
+  for_vectors<Sum<T>>(n - i, [&](int64_t rest, auto lanes) ACNE_INLINED {
     V sum = add ? load(out + i + rest, lanes) : V(0);
     for (int j = 0; j < count; j++) {
       const T* p = in + j * step + i + rest;
@@ -149,7 +150,9 @@ class RowFilter {
     const int64_t c = planes_.interleaved;
     const int stride = phase_stride(x), n = end - o;
     S* out = row_ + o * c;
-    auto emit = [&](int64_t i, V v, auto lanes) { store(out + i, add ? load(out + i, lanes) + v : v, lanes); };
+    auto emit = [&](int64_t i, V v, auto lanes) ACNE_INLINED {
+      store(out + i, add ? load(out + i, lanes) + v : v, lanes);
+    };
     if (x.up == 1 && x.down == 1) {
       fir<true>(out, line_, c, phased, x.taps, n * c, add);
     } else if (c == 1 && x.up == 2 && x.down == 1) {
@@ -202,12 +205,12 @@ ACNE_INLINE void pour_row(const T* row, int64_t width, int64_t interleaved, int6
   if (interleaved == 1 || Sink::same_for_all_channels) {
     width *= interleaved;
     auto put = sink.row(plane, y);
-    for_vectors<S>(width, [&](int64_t x, auto lanes) { put(x, load(row + x, lanes), lanes); });
+    for_vectors<S>(width, [&](int64_t x, auto lanes) ACNE_INLINED { put(x, load(row + x, lanes), lanes); });
     return;
   }
   for (int64_t x = 0; x < width; x++, row += interleaved) {
     auto put = sink.pixel(plane, y, x);
-    for_vectors<S>(interleaved, [&](int64_t c, auto lanes) { put(c, load(row + c, lanes), lanes); });
+    for_vectors<S>(interleaved, [&](int64_t c, auto lanes) ACNE_INLINED { put(c, load(row + c, lanes), lanes); });
   }
 }
 
@@ -216,7 +219,7 @@ template <class T, class Sink>
 void filter_rows(const Planes& planes, const Filter& f, int64_t begin, int64_t end, void* scratch, const Sink& sink) {
   if (four_tap_rows<T>(planes, f, begin, end, scratch, sink)) return;
   RowFilter<T> filter(planes, f, scratch);
-  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) {
+  for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) ACNE_INLINED {
     const T* image = (const T*)planes.data + planes.offset(plane);
     for (int y = first; y < last; y++) {
       pour_row<Sum<T>>(filter.row(image, y), f.x.out, planes.interleaved, plane, y, sink);

@@ -188,6 +188,9 @@ ACNE_INLINE void store(T* p, V v, int n) {
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
 
+// Of a lambda: without it, what it captures would be read from memory again and again.
+#define ACNE_INLINED __attribute__((always_inline))
+
 // for_vectors(n, f) calls f(i, lanes) for the vectors that make up 0 <= i < n. `lanes` goes to load and store:
 // Whole, or what is left for the last one.
 struct Whole {};
