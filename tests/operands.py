@@ -38,8 +38,8 @@ def images(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, se
 
 
 def assert_near(got: Tensor, expected: Tensor, dtype: torch.dtype, *, roundings: float = 1) -> None:
-    """`got`, computed in `dtype`, is the exact `expected` but for so many roundings of its largest number or of 0.1."""
+    """`got`, computed in `dtype`, is the exact `expected` but for so many roundings of its largest number, or of 1."""
     assert got.shape == expected.shape
     largest = expected.abs().max().item() if expected.numel() else 0.0
-    atol = roundings * TOLERANCE[dtype] * max(largest, 0.1)
+    atol = roundings * TOLERANCE[dtype] * max(largest, 1.0)
     torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=atol)

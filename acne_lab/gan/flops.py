@@ -54,7 +54,10 @@ class FlopCounter(TorchDispatchMode):
 
 
 def training_flops(G: Generator, D: Discriminator, batch_size: int) -> dict[str, Flops]:
-    """FLOPs of each of the `PHASES` for networks on the meta device, once through each with a whole batch."""
+    """FLOPs of each of the `PHASES` for networks on the meta device, once through each with a whole batch.
+
+    Leaves gradients switched on for D alone.
+    """
     z, c = latents(G, batch_size)
     real = torch.empty(batch_size, D.img_channels, D.img_resolution, D.img_resolution, device="meta")
 
@@ -78,7 +81,12 @@ def training_flops(G: Generator, D: Discriminator, batch_size: int) -> dict[str,
         return r1_penalty(D(images, c, force_fp32=True), images, gamma=1.0)
 
     losses = ((g_main, G), (g_path_length, G), (d_main, D), (d_r1, D))
-    return {phase: _flops_of(*loss) for phase, loss in zip(PHASES, losses, strict=True)}
+    flops = {}
+    for phase, (loss, network) in zip(PHASES, losses, strict=True):
+        G.requires_grad_(network is G)
+        D.requires_grad_(network is D)
+        flops[phase] = _flops_of(loss, network)
+    return flops
 
 
 def generation_flops(G: Generator, batch_size: int) -> Flops:

@@ -56,7 +56,7 @@ def bias_act(
     """Return clamp(gain * act(x + b)).
 
     Args:
-        x: any shape, any floating dtype.
+        x: any shape, any floating dtype, any memory format, which the result keeps; with gaps in memory it is copied.
         b: [x.shape[dim]], added along `dim`; None adds nothing.
         dim: the dimension of `x` that `b` runs along.
         act: a key of `ACTIVATIONS`.
@@ -111,28 +111,35 @@ def _sum_along(grad_x: Tensor, dim: int, b: Tensor) -> Tensor:
     return grad_x.sum(others, dtype=b.dtype) if others else grad_x.to(b.dtype)
 
 
+def _is_affine(act: str, clamp: float) -> bool:
+    return act == "linear" and clamp < 0
+
+
 class _BiasAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, b, dim, act, alpha, gain, clamp):
         y = torch.ops.acne_lab.bias_act(x, b, dim, act, alpha, gain, clamp)
-        smooth, from_input = ACTIVATIONS[act].smooth, ACTIVATIONS[act].from_input
-        affine = act == "linear" and clamp < 0
-        ctx.save_for_backward(x if smooth else None, b, None if from_input or affine else y)
+        activation = ACTIVATIONS[act]
+        keeps_y = not (activation.from_input or _is_affine(act, clamp))
+        ctx.save_for_backward(x if activation.smooth else None, b, y if keeps_y else None)
         ctx.settings = (dim, act, alpha, gain, clamp)
         return y
 
     @staticmethod
     def backward(ctx, grad):
         x, b, y = ctx.saved_tensors
-        dim, act, *constants = ctx.settings
+        dim, act, alpha, gain, clamp = ctx.settings
+        needs_b = ctx.needs_input_grad[1]
         grad_b = None
-        if ctx.needs_input_grad[1] and not torch.is_grad_enabled() and act == "lrelu" and grad.ndim == 4 and dim == 1:
-            # The one case of weight, a convolution's: both gradients in one pass over memory.
-            grad_x, _, _, grad_b = torch.ops.acne_lab.epilogue_backward(grad, y, None, None, b, *constants)
+        if _is_affine(act, clamp):
+            grad_x = grad if gain == 1 else grad * gain
+        elif needs_b and act == "lrelu" and grad.ndim == 4 and dim == 1 and not torch.is_grad_enabled():
+            # The case of weight, a convolution's: both gradients in one pass over memory.
+            grad_x, _, _, grad_b = torch.ops.acne_lab.epilogue_backward(grad, y, None, None, b, alpha, gain, clamp)
         else:
             grad_x = _BiasActGrad.apply(grad, x, b, y, *ctx.settings)
-            if ctx.needs_input_grad[1]:
-                grad_b = _sum_along(grad_x, dim, b)
+        if needs_b and grad_b is None:
+            grad_b = _sum_along(grad_x, dim, b)
         return grad_x, grad_b, None, None, None, None, None
 
 
@@ -145,10 +152,7 @@ class _BiasActGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grad, x, b, y, dim, act, alpha, gain, clamp):
         ctx.settings = (dim, act, alpha, gain, clamp)
-        smooth = ACTIVATIONS[act].smooth
-        ctx.save_for_backward(grad if smooth else None, x, b, y)
-        if act == "linear" and clamp < 0:
-            return grad * gain
+        ctx.save_for_backward(grad if ACTIVATIONS[act].smooth else None, x, b, y)
         return torch.ops.acne_lab.bias_act_backward(grad, x if y is None else y, b, *ctx.settings)
 
     @staticmethod

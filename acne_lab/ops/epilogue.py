@@ -32,7 +32,7 @@ def epilogue(
     """Return clamp(gain * lrelu(filter(x) * scale + noise + b)); an operand that is None is left out.
 
     Args:
-        x: [N, C, H, W], any floating dtype and memory format.
+        x: [N, C, H, W], any floating dtype; memory as for `upfirdn2d`.
         scale: [N, C].
         noise: [N or 1, 1, H', W'], of the result's size.
         b: [C].

@@ -39,7 +39,8 @@ def upfirdn2d(
     """Insert zeros, pad or crop, filter, keep every `down`-th sample.
 
     Args:
-        x: [N, C, H, W].
+        x: [N, C, H, W], any floating dtype, contiguous or channels_last, which the result keeps. Parts of an image are
+            read where they are, as long as the pixels of a row lie side by side; else x is copied.
         f: [fh, fw] or, for a separable filter, [taps]; float32.
         up: zeros are inserted so that every sample becomes `up` samples; (x, y) or one number.
         down: every `down`-th sample is kept; (x, y) or one number.

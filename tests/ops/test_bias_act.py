@@ -40,7 +40,7 @@ def test_equals_the_reference(shape, dtype, layout, act, alpha, gain, clamp, dim
     def derivative(x, b, impl):
         leaves = [t.detach().requires_grad_() for t in (x, b) if t is not None]
         y = bias_act(leaves[0], leaves[1] if bias else None, impl=impl, **arguments)
-        weight = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
+        weight = torch.linspace(-1, 2, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
         return y, grad(y, leaves, weight)
 
     y, grads = derivative(x, b, "native")

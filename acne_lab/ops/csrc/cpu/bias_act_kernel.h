@@ -5,27 +5,24 @@
 
 namespace acne_lab::ACNE_ISA {
 
-template <int Order, Act A, class T, bool BIsRow>
+template <int Order, Act A, class T>
 void bias_act_range(const BiasAct& c, int64_t begin, int64_t end) {
   using S = Sum<T>;
   using V = Vec<S>;
+  constexpr bool adds_b = Order == 0 || Activation<A>::from_input;
   const auto k = act_constants<S>(c.alpha, c.gain, c.clamp);
   const S* b = (const S*)c.b;
   while (begin < end) {
     int64_t run = begin / c.run, run_end = (run + 1) * c.run;
     if (run_end > end) run_end = end;
-    const S* row = BIsRow ? b + (begin - run * c.run) : nullptr;
-    const V constant(BIsRow || !b ? S(0) : b[run % c.channels]);
+    const S* row = c.b_is_row ? b + (begin - run * c.run) : nullptr;
+    const V constant(row || !b ? S(0) : b[run % c.channels]);
     const T *x = (const T*)c.x + begin, *grad = (const T*)c.grad + begin, *gradgrad = (const T*)c.gradgrad + begin;
     T* out = (T*)c.out + begin;
     for_vectors<S>(run_end - begin, [&](int64_t i, auto lanes) ACNE_INLINED {
       prefetch(out + i);
       V v = load(x + i, lanes);
-      if constexpr (BIsRow) {
-        v = v + load(row + i, lanes);
-      } else if constexpr (Order == 0 || Activation<A>::from_input) {
-        v = v + constant;
-      }
+      if constexpr (adds_b) v = v + (row ? load(row + i, lanes) : constant);
       if constexpr (Order == 0) {
         v = act_forward<A>(v, k);
       } else if constexpr (Order == 1) {
@@ -41,13 +38,7 @@ void bias_act_range(const BiasAct& c, int64_t begin, int64_t end) {
 
 template <int Order, Act A, class T>
 void bias_act_of(const BiasAct& c, int64_t begin, int64_t end) {
-  if constexpr (Order == 2 && !Activation<A>::has_curvature) {
-    __builtin_unreachable();  // the caller refuses it
-  } else if constexpr (Order == 0 || Activation<A>::from_input) {
-    c.b_is_row ? bias_act_range<Order, A, T, true>(c, begin, end) : bias_act_range<Order, A, T, false>(c, begin, end);
-  } else {
-    bias_act_range<Order, A, T, false>(c, begin, end);
-  }
+  if constexpr (Order < 2 || Activation<A>::has_curvature) bias_act_range<Order, A, T>(c, begin, end);
 }
 
 template <int Order, class T>

@@ -114,8 +114,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> epilogue_backward(
   const auto small = y.options().dtype(sum_type(y.scalar_type()));
   at::Tensor grad_x = at::empty_like(y);
   at::Tensor grad_scale = at::zeros({n, channels}, small), grad_b = at::zeros({channels}, small);
-  at::Tensor grad_noise = at::zeros(noise ? at::IntArrayRef({n, 1, h, w}) : at::IntArrayRef({0}), small);
-  const at::Tensor none = at::empty({0}, small);
+  at::Tensor grad_noise;
+  if (noise) grad_noise = at::zeros({n, 1, h, w}, small);
+  auto in_type_of = [&](const OptionalTensor& operand, const at::Tensor& gradient) {
+    return operand ? gradient.to(operand->scalar_type()) : at::empty({0}, y.options());
+  };
   if (y.numel() > 0) {
     EpilogueBackward c{};
     c.grad_x = grad_x.data_ptr();
@@ -153,8 +156,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> epilogue_backward(
     }
   }
   if (noise && noise->size(0) != n) grad_noise = grad_noise.sum(0, true);
-  return {grad_x, scale ? grad_scale.to(scale->scalar_type()) : none,
-          noise ? grad_noise.to(noise->scalar_type()) : none, b ? grad_b.to(b->scalar_type()) : none};
+  return {grad_x, in_type_of(scale, grad_scale), in_type_of(noise, grad_noise), in_type_of(b, grad_b)};
 }
 
 }  // namespace

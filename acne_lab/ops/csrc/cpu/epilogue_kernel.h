@@ -8,7 +8,7 @@ namespace acne_lab::ACNE_ISA {
 // The sink that applies everything behind the filter.
 template <class T>
 struct Tail {
-  static constexpr bool same_for_all_channels = false;
+  static constexpr bool same_for_all_channels = false, same_size_only = true;
   using S = Sum<T>;
   using V = Vec<S>;
 

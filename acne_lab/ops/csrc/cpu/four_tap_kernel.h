@@ -241,7 +241,7 @@ void four_tap_planar(const Planes& planes, const Filter& f, int64_t begin, int64
   });
 }
 
-// Goes the way that this file has for a filter; false if it has none.
+// Goes the way that this file has for a filter; false if it has none. `Sink::same_size_only` leaves two out.
 template <class T, class Sink>
 bool four_tap_rows(const Planes& planes, const Filter& f, int64_t begin, int64_t end, void* scratch, const Sink& sink) {
   const bool alike = f.x.up == f.y.up && f.x.down == f.y.down && f.x.taps == 4 && f.y.taps == 4;
@@ -251,16 +251,21 @@ bool four_tap_rows(const Planes& planes, const Filter& f, int64_t begin, int64_t
   if (f.x.up == 1 && f.x.down == 1) {
     planar ? four_tap_planar<1, 1, 4, T>(planes, f, begin, end, scratch, sink)
            : four_tap_interleaved<1, 1, 2, T>(planes, f, begin, end, scratch, sink);
-  } else if (f.x.up == 2 && f.x.down == 1) {
-    planar ? four_tap_planar<2, 1, 2, T>(planes, f, begin, end, scratch, sink)
-           : four_tap_interleaved<2, 1, 1, T>(planes, f, begin, end, scratch, sink);
-  } else if (f.x.up == 1 && f.x.down == 2) {
-    planar ? four_tap_planar<1, 2, 2, T>(planes, f, begin, end, scratch, sink)
-           : four_tap_interleaved<1, 2, 1, T>(planes, f, begin, end, scratch, sink);
-  } else {
-    return false;
+    return true;
   }
-  return true;
+  if constexpr (!Sink::same_size_only) {
+    if (f.x.up == 2 && f.x.down == 1) {
+      planar ? four_tap_planar<2, 1, 2, T>(planes, f, begin, end, scratch, sink)
+             : four_tap_interleaved<2, 1, 1, T>(planes, f, begin, end, scratch, sink);
+      return true;
+    }
+    if (f.x.up == 1 && f.x.down == 2) {
+      planar ? four_tap_planar<1, 2, 2, T>(planes, f, begin, end, scratch, sink)
+             : four_tap_interleaved<1, 2, 1, T>(planes, f, begin, end, scratch, sink);
+      return true;
+    }
+  }
+  return false;
 }
 
 template <class T>

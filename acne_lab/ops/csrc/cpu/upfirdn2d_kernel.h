@@ -51,8 +51,8 @@ void fir(Sum<T>* out, const T* in, int64_t step, const Sum<T>* taps, int count, 
   }
 }
 
-// Computes rows of the result of any filter. `scratch`, of scratch_bytes(), holds the line, the taps of each phase of
-// the x axis, those of one phase of the y axis, and one row of the result.
+// Computes rows of the result of any filter. `scratch`, of scratch_bytes(), holds the line, one channel of it and of
+// what comes of it, the taps of each phase of the x axis, those of one phase of the y axis, and one row of the result.
 template <class T>
 class RowFilter {
   using S = Sum<T>;
@@ -60,16 +60,19 @@ class RowFilter {
 
  public:
   static int64_t scratch_bytes(const Filter& f, int64_t interleaved) {
+    int64_t lines = line_size(f.x, interleaved) + channel_size(f.x, interleaved) + step(f.x, interleaved);
     int64_t taps = phased_size(f.x) * num_rows(f) + f.y.taps;
-    return (line_size(f.x, interleaved) + taps + f.x.out * interleaved + V::size) * sizeof(S);
+    return (lines + taps + f.x.out * interleaved) * sizeof(S);
   }
 
   RowFilter(const Planes& planes, const Filter& filter, void* scratch) : planes_(planes), f_(filter) {
     line_ = (S*)scratch;
-    phased_ = line_ + line_size(f_.x, planes.interleaved);
+    channel_ = line_ + line_size(f_.x, planes.interleaved);
+    channel_out_ = channel_ + channel_size(f_.x, planes.interleaved);
+    phased_ = channel_out_ + step(f_.x, planes.interleaved);
     column_ = phased_ + phased_size(f_.x) * num_rows(f_);
     row_ = column_ + f_.y.taps;
-    for (int64_t i = 0; i < line_size(f_.x, planes.interleaved); i++) line_[i] = 0;
+    for (S* p = line_; p < channel_out_; p++) *p = 0;  // vectors may read what is never written
     for (int r = 0; r < num_rows(f_); r++) {
       const S* row = (const S*)f_.rows + r * f_.x.taps;
       S* phased = phased_ + r * phased_size(f_.x);
@@ -103,16 +106,19 @@ class RowFilter {
   static int phase_stride(const Axis& x) { return (x.taps - 1) / x.up + 1; }
   static int64_t phased_size(const Axis& x) { return int64_t(x.up) * phase_stride(x); }
 
-  // Results that one filling of the line serves, and pixels of the line that they need.
+  // Results that one filling of the line serves, and the most pixels of the line that they need.
   static int step(const Axis& x, int64_t interleaved) {
     constexpr int64_t kLine = 2048;  // numbers: it shares the cache with the rows that it is made from
     int pixels = int(kLine / interleaved) > 4 ? int(kLine / interleaved) : 4;
     int results = pixels * x.up / x.down;
     return results < 1 ? 1 : results < x.out ? results : x.out;
   }
+  static int pixels_for(const Axis& x, int results) { return ((results - 1) * x.down + x.taps - 1) / x.up + 2; }
   static int64_t line_size(const Axis& x, int64_t interleaved) {
-    int pixels = ((step(x, interleaved) - 1) * x.down + x.taps - 1) / x.up + 2;
-    return pixels * interleaved + 3 * V::size;  // vectors are read past the end
+    return pixels_for(x, step(x, interleaved)) * interleaved + 3 * V::size;  // vectors are read past the end
+  }
+  static int64_t channel_size(const Axis& x, int64_t interleaved) {
+    return pixels_for(x, step(x, interleaved)) + 3 * V::size;
   }
 
   // row_ (+)= `count` rows of the plane, weighted with column_, filtered along x.
@@ -148,55 +154,53 @@ class RowFilter {
   void along_line(const S* phased, int first, int o, int end, bool add) {
     const Axis& x = f_.x;
     const int64_t c = planes_.interleaved;
-    const int stride = phase_stride(x), n = end - o;
     S* out = row_ + o * c;
-    auto emit = [&](int64_t i, V v, auto lanes) ACNE_INLINED {
-      store(out + i, add ? load(out + i, lanes) + v : v, lanes);
-    };
     if (x.up == 1 && x.down == 1) {
-      fir<true>(out, line_, c, phased, x.taps, n * c, add);
-    } else if (c == 1 && x.up == 2 && x.down == 1) {
-      Window w[2] = {x.window(o), x.window(o + 1)};
-      const S* in[2] = {line_ + (w[0].input - first), line_ + (w[1].input - first)};
-      const S* taps[2] = {phased + w[0].tap * stride, phased + w[1].tap * stride};
-      int count[2] = {w[0].count, w[1].count};
-      along_up2(in, taps, count, n, emit);
-    } else if (c == 1 && x.up == 1 && x.down == 2) {
-      along_down2(line_, phased, x.taps, n, emit);
+      fir<true>(out, line_, c, phased, x.taps, (end - o) * c, add);
+    } else if (c == 1) {
+      along_channel(line_, phased, first, o, end, out, add);
+    } else if (c < V::size) {  // a pixel does not fill a vector: one channel after the other
+      const int pixels = pixels_for(x, end - o);
+      for (int64_t channel = 0; channel < c; channel++) {
+        for (int i = 0; i < pixels; i++) channel_[i] = line_[i * c + channel];
+        along_channel(channel_, phased, first, o, end, channel_out_, false);
+        for (int i = 0; i < end - o; i++) out[i * c + channel] = channel_out_[i] + (add ? out[i * c + channel] : 0);
+      }
     } else {
-      for (int p = 0; p < x.up && p < n; p++) {  // every up-th result has the same taps
-        Window w = x.window(o + p);
-        const S *in = line_ + (w.input - first) * c, *taps = phased + w.tap * stride;
-        for (int64_t i = p; i < n; i += x.up, in += x.down * c) {
-          if (c >= V::size) {
-            fir<true>(out + i * c, in, c, taps, w.count, c, add);
-          } else if (c == 3 && w.count == 2) {
-            narrow_pixel<3, 2>(out + i * c, in, taps, w.count, add);
-          } else if (c == 3 && w.count == 4) {
-            narrow_pixel<3, 4>(out + i * c, in, taps, w.count, add);
-          } else {
-            narrow_pixel<0, 0>(out + i * c, in, taps, w.count, add);
-          }
-        }
+      for (; o < end; o++, out += c) {
+        Window w = x.window(o);
+        fir<true>(out, line_ + (w.input - first) * c, c, phased + w.tap * phase_stride(x), w.count, c, add);
       }
     }
   }
 
-  // Of fewer channels than a vector has lanes. Channels and Count, if not 0, are known to the compiler.
-  template <int Channels, int Count>
-  ACNE_INLINE void narrow_pixel(S* out, const S* in, const S* taps, int count, bool add) {
-    const int c = Channels > 0 ? Channels : int(planes_.interleaved);
-    if (Count > 0) count = Count;
-    for (int i = 0; i < c; i++) {
-      S sum = add ? out[i] : 0;
-      for (int j = 0; j < count; j++) sum += taps[j] * in[j * c + i];
-      out[i] = sum;
+  void along_channel(const S* line, const S* phased, int first, int o, int end, S* out, bool add) {
+    const Axis& x = f_.x;
+    const int stride = phase_stride(x), n = end - o;
+    auto emit = [&](int64_t i, V v, auto lanes) ACNE_INLINED {
+      store(out + i, add ? load(out + i, lanes) + v : v, lanes);
+    };
+    if (x.up == 2 && x.down == 1) {
+      Window w[2] = {x.window(o), x.window(o + 1)};
+      const S* in[2] = {line + (w[0].input - first), line + (w[1].input - first)};
+      const S* taps[2] = {phased + w[0].tap * stride, phased + w[1].tap * stride};
+      int count[2] = {w[0].count, w[1].count};
+      along_up2(in, taps, count, n, emit);
+    } else if (x.up == 1 && x.down == 2) {
+      along_down2(line, phased, x.taps, n, emit);
+    } else {
+      for (int i = 0; i < n; i++) {
+        Window w = x.window(o + i);
+        S sum = add ? out[i] : 0;
+        for (int j = 0; j < w.count; j++) sum += phased[w.tap * stride + j] * line[w.input - first + j];
+        out[i] = sum;
+      }
     }
   }
 
   const Planes& planes_;
   const Filter& f_;
-  S *line_, *phased_, *column_, *row_;
+  S *line_, *channel_, *channel_out_, *phased_, *column_, *row_;
 };
 
 // Hands a row of numbers over to a sink.
@@ -217,7 +221,9 @@ ACNE_INLINE void pour_row(const T* row, int64_t width, int64_t interleaved, int6
 // Rows begin <= r < end of the result, counted through all planes.
 template <class T, class Sink>
 void filter_rows(const Planes& planes, const Filter& f, int64_t begin, int64_t end, void* scratch, const Sink& sink) {
-  if (four_tap_rows<T>(planes, f, begin, end, scratch, sink)) return;
+  if constexpr (sizeof(T) < sizeof(double)) {  // doubles, which serve to check derivatives, are not worth compiling it
+    if (four_tap_rows<T>(planes, f, begin, end, scratch, sink)) return;
+  }
   RowFilter<T> filter(planes, f, scratch);
   for_planes(f.y.out, begin, end, [&](int64_t plane, int first, int last) ACNE_INLINED {
     const T* image = (const T*)planes.data + planes.offset(plane);
@@ -236,7 +242,7 @@ int64_t filter_scratch_bytes(const Filter& f, int64_t interleaved) {
 // The sink of upfirdn2d: memory.
 template <class T>
 struct Store {
-  static constexpr bool same_for_all_channels = true;
+  static constexpr bool same_for_all_channels = true, same_size_only = false;
   T* out;
   int64_t height, width, interleaved;
 
