@@ -85,11 +85,11 @@ class DiscriminatorEpilogue(nn.Module):
         self.fc = FullyConnected(in_channels * 16, in_channels, act="lrelu")
         self.out = FullyConnected(in_channels, out_dim)
 
-    def forward(self, x: Tensor, img: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, img: Tensor | None, num_batches: int) -> Tensor:
         x = x.float()
         if hasattr(self, "fromrgb"):
             x = x + self.fromrgb(img)
-        x = self.conv(minibatch_std(x, self.mbstd_group_size))
+        x = self.conv(minibatch_std(x, self.mbstd_group_size, num_batches))
         return self.out(self.fc(x.flatten(1)))
 
 
@@ -164,12 +164,16 @@ class Discriminator(nn.Module):
         blocks = [getattr(self, f"b{r}") for r in self.resolutions]
         return [getattr(block, name) for block in blocks for name in names if hasattr(block, name)]
 
-    def forward(self, img: Tensor, c: Tensor | None = None, force_fp32: bool = False) -> Tensor:
-        """img [N, img_channels, R, R] in [-1, 1], one-hot c [N, c_dim] -> [N, 1]."""
+    def forward(self, img: Tensor, c: Tensor | None = None, force_fp32: bool = False, num_batches: int = 1) -> Tensor:
+        """img [N, img_channels, R, R] in [-1, 1], one-hot c [N, c_dim] -> [N, 1].
+
+        `img` may be several batches of one size, one after the other: they share nothing but the time that it takes to
+        read the weights.
+        """
         x = None
         for r in self.resolutions:
             x, img = getattr(self, f"b{r}")(x, img, force_fp32)
-        x = self.b4(x, img)
+        x = self.b4(x, img, num_batches)
         if self.c_dim > 0:
             cmap = self.mapping(None, c)
             x = (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(cmap.shape[1])

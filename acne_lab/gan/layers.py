@@ -81,7 +81,7 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x @ (self.weight * self.weight_gain).to(x.dtype).t()
+        x = (x * self.weight_gain) @ self.weight.to(x.dtype).t()  # fewer numbers than weights
         return bias_act(x, self.bias * self.bias_gain, act=self.act)
 
 
@@ -182,17 +182,19 @@ class Mapping(nn.Module):
         return ws
 
 
-def minibatch_std(x: Tensor, group_size: int | None) -> Tensor:
+def minibatch_std(x: Tensor, group_size: int | None, num_batches: int = 1) -> Tensor:
     """Append the mean standard deviation over groups of images as one more channel (Karras et al. 2017, section 3).
 
-    [N, C, H, W] -> [N, C + 1, H, W]. A group takes every (N / group)-th image; None makes the whole batch one.
+    [N, C, H, W] -> [N, C + 1, H, W]. `x` is so many batches of n images, one after the other, which share no group.
+    A group takes every (n / group)-th image of its batch; None makes a whole batch one.
     """
-    n, _, h, w = x.shape
+    total, _, h, w = x.shape
+    n = total // num_batches
     group = n if group_size is None else min(group_size, n)
     if n % group:
         raise ValueError(f"a batch of {n} does not divide into minibatch-std groups of {group}")
-    y = x.float().reshape(group, n // group, *x.shape[1:])
-    y = y - y.mean(dim=0)  # not y.var(dim=0), which on a CPU takes ten times as long
-    std = (y.square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # [N / group]
-    std = std.repeat(group)[:, None, None, None].expand(n, 1, h, w)
+    y = x.float().reshape(num_batches, group, n // group, *x.shape[1:])
+    y = y - y.mean(dim=1, keepdim=True)  # not y.var(dim=1), which on a CPU takes ten times as long
+    std = (y.square().mean(dim=1) + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [num_batches, n / group]
+    std = std.repeat(1, group).reshape(total, 1, 1, 1).expand(total, 1, h, w)
     return torch.cat([x, std.to(x.dtype)], dim=1)

@@ -4,12 +4,14 @@ import sys
 from importlib import import_module
 
 from acne_lab.build import run_job
+from acne_lab.jobs.malloc import keep_freed_memory
 from acne_lab.processes import rank
 
 PLAIN = ("report", "convert", "runs", "bench", "ops")  # verbs with a few arguments of their own and no config
 
 
 def main() -> None:
+    keep_freed_memory()
     # Lightning starts the other processes of a training with the overrides alone.
     verb = "train" if rank() > 0 and "=" in sys.argv[1] else sys.argv.pop(1)
     if verb in PLAIN:

@@ -30,6 +30,7 @@ from acne_lab.data.table import COLUMNS, ImageTable
 from acne_lab.gan.flops import PHASES, Flops, generation_flops, training_flops
 from acne_lab.gan.generator import Generator, half_dtype
 from acne_lab.gan.latent import seeded_z
+from acne_lab.jobs.malloc import keep_freed_memory
 from acne_lab.jobs.overheads import BATCH, LOADER
 from acne_lab.jobs.stopwatch import Stopwatch
 from acne_lab.jobs.training import start_job
@@ -247,6 +248,7 @@ def memory_mb(device: str, *, peak: bool = False) -> float:
 
 
 def main() -> None:
+    keep_freed_memory()
     try:
         print(json.dumps(measure(**json.loads(sys.argv[1]))))
     except ValueError as error:

@@ -3,14 +3,24 @@
 PyTorch's own second derivative of a convolution swaps batch and channels, which makes kernels as large as the
 image: several times slower than what it computes is worth. Here the gradient of the input is the transposed
 convolution, the gradient of the weight an operator of its own, and the derivatives of both are again these.
+
+On a CPU the library (oneDNN) is slow where there are more weights than pixels, and at the gradient of wide strided
+weights: there one matrix product over the unfolded image takes its place. Which way is taken follows from shapes and
+the processor's instruction set alone, so that a run can be repeated to the bit.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from acne_lab.ops.extension import native
+
+UNFOLDED = 2**23  # numbers of an unfolded image that are in memory at a time
 
 _weights_needed = ContextVar("weights_needed", default=True)
 
@@ -92,12 +102,54 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
+    if transposed and padding == 0 and _by_product(x) and weight.shape[:2].numel() >= 256 * _num_pixels(x):
+        return _transposed_by_product(x, weight, stride, extra)
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
 
 
+def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, extra: int) -> Tensor:
+    n, i, h, w = x.shape
+    _, o, k, _ = weight.shape
+    matrix = weight.permute(1, 2, 3, 0).reshape(o * k * k, i)
+    patches = (x.permute(0, 2, 3, 1).reshape(-1, i) @ matrix.t()).view(n, h, w, o, k, k)
+    y = x.new_zeros(n, (h - 1) * stride + k + extra, (w - 1) * stride + k + extra, o)
+    last_y, last_x = (h - 1) * stride, (w - 1) * stride
+    for ky, kx in product(range(k), range(k)):
+        y[:, ky : ky + last_y + 1 : stride, kx : kx + last_x + 1 : stride] += patches[..., ky, kx]
+    return y.permute(0, 3, 1, 2)
+
+
 def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
+    num_weights = small.shape[1] * large.shape[1]  # of one tap
+    if _by_product(small) and k > 1:
+        is_wide = num_weights >= 2**15
+        is_slow = stride > 1 or num_weights >= 2**18 or torch.backends.cpu.get_cpu_capability() != "AVX512"
+        if num_weights >= 256 * _num_pixels(small) or (is_wide and is_slow):
+            return _weight_gradient_by_product(large, small, k, stride, padding)
     shape = small.new_empty(()).expand(small.shape[1], large.shape[1], k, k)  # of the weight, whose values play no part
     mask = [False, True, False]
     return torch.ops.aten.convolution_backward(
         small, large, shape, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
     )[1]
+
+
+def _weight_gradient_by_product(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
+    (_, i, _, _), (_, o, h, w) = large.shape, small.shape
+    large = F.pad(large.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+    patches = large.unfold(1, k, stride).unfold(2, k, stride)[:, :h, :w].permute(0, 1, 2, 4, 5, 3)  # [n, h, w, k, k, i]
+    grads = small.permute(0, 2, 3, 1)
+    num_images = max(1, UNFOLDED // (h * w * k * k * i))
+    total = None
+    for some_patches, some_grads in zip(patches.split(num_images), grads.split(num_images)):
+        unfolded, grad = some_patches.reshape(-1, k * k * i), some_grads.reshape(-1, o)
+        total = grad.t() @ unfolded if total is None else total.addmm_(grad.t(), unfolded)
+    return total.view(o, k, k, i).permute(0, 3, 1, 2)
+
+
+def _by_product(x: Tensor) -> bool:
+    """Whether products of matrices may take the library's place."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and native(x.device)
+
+
+def _num_pixels(x: Tensor) -> int:
+    return x.shape[0] * x.shape[2] * x.shape[3]

@@ -71,7 +71,8 @@ def modulated_conv2d(
     Returns:
         [N, out, H up, W up] in x's dtype.
     """
-    d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
+    weight, squares = _with_squares(weight)
+    d = torch.rsqrt(styles.square() @ squares.t() + 1e-8)
     if x.dtype == torch.float16:
         tiny = torch.finfo(torch.float32).tiny
         with torch.no_grad():  # they cancel: as constants they leave every gradient as it is
@@ -88,6 +89,31 @@ def modulated_conv2d(
     taps = f.shape[-1]  # one pixel less of padding on the left than up-sampling takes: the kernel has widened the image
     left, right = (taps + 1) // 2 - 1, (taps - 2) // 2
     return epilogue(y, f=f, padding=(left, right, left, right), filter_gain=4.0, **tail)
+
+
+def _with_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight [out, in, k, k] and its squares summed over the kernel [out, in]."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return _WithSquares.apply(weight)
+    return weight, weight.square().sum((2, 3))
+
+
+class _WithSquares(torch.autograd.Function):
+    """`_with_squares`, whose two gradients meet in one pass over memory."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.save_for_backward(weight)
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.square().sum((2, 3))
+
+    @staticmethod
+    def backward(ctx, grad, grad_squares):
+        (weight,) = ctx.saved_tensors
+        if grad_squares is None:
+            return grad
+        grad_squares = 2 * grad_squares[:, :, None, None]
+        return weight * grad_squares if grad is None else torch.addcmul(grad, weight, grad_squares)
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from acne_lab.ops import extension
 from acne_lab.ops.convolution import conv2d, conv_transpose2d, without_weight_gradients
 
 SHAPES = [  # k, stride, padding, side
@@ -61,3 +62,34 @@ def test_keeps_the_memory_format(memory_format):
     (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     assert y.is_contiguous(memory_format=memory_format)
     assert grad.is_contiguous(memory_format=memory_format)
+
+
+BY_PRODUCT = [  # more weights than pixels, and wide strided ones: n, in, out, side, stride
+    (2, 64, 128, 4, 1),
+    (2, 96, 90, 4, 2),
+    (4, 128, 256, 6, 2),
+    (3, 512, 512, 9, 1),
+]
+
+
+@pytest.mark.parametrize(("n", "i", "o", "side", "stride"), BY_PRODUCT)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_products_of_matrices_do_what_the_library_does(n, i, o, side, stride, memory_format, monkeypatch):
+    """Where they take its place: in the gradients of a weight, and where few pixels are up-sampled."""
+    monkeypatch.setattr("acne_lab.ops.convolution.UNFOLDED", 2 * 9 * i * side**2)  # some images at a time
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(n, i, side, side, generator=rng).to(memory_format=memory_format).requires_grad_()
+    weight = torch.randn(o, i, 3, 3, generator=rng).to(memory_format=memory_format).requires_grad_()
+    padding = 1 if stride == 1 else 0
+
+    def results(impl):
+        with extension.use(impl):
+            y = conv2d(x, weight, stride, padding)
+            up = conv_transpose2d(x, weight.transpose(0, 1), 2)
+            weights = [torch.linspace(-1, 2, t.numel()).reshape(t.shape) for t in (y, up)]
+            first = torch.autograd.grad([y, up], [x, weight], weights, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, weight])
+        return [y, up, *first, *second]
+
+    for got, expected in zip(results("auto"), results("reference")):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
