@@ -92,6 +92,16 @@ class SynthesisLayer(nn.Module):
         )
 
 
+def fast_layout(network: nn.Module) -> nn.Module:
+    """Lay the weights of a network, or of several, out in memory as their convolutions read them; returns it."""
+    network.to(memory_format=torch.channels_last)
+    for layer in network.modules():
+        if isinstance(layer, SynthesisLayer) and layer.up == 2:  # a transposed convolution
+            weight = layer.weight.data.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+            layer.weight.data = weight.transpose(0, 1)
+    return network
+
+
 class ToRGB(nn.Module):
     """Modulated 1x1 convolution to image channels, without demodulation."""
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.discriminator import Discriminator
 from acne_lab.gan.ema import ema_beta, update_ema
-from acne_lab.gan.generator import Generator
+from acne_lab.gan.generator import Generator, fast_layout
 from acne_lab.gan.layers import ALONE, Share
 from acne_lab.gan.losses import (
     discriminator_loss,
@@ -359,7 +359,7 @@ class StyleGAN2(pl.LightningModule):
         return self.optimizer(self.learning(network), lr=lr, betas=betas)
 
     def on_fit_start(self) -> None:
-        self.to(memory_format=torch.channels_last)  # the convolutions' fast layout
+        fast_layout(self)
 
     @property
     def in_doubt(self) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from acne_lab.gan.generator import Generator, fast_half_res
+from acne_lab.gan.generator import Generator, fast_half_res, fast_layout
 from acne_lab.gan.weights import NETWORKS_FILE, SUFFIXES, build_network, read_networks, shipped_weights
 from acne_lab.runs import GAN, Run, file_key, find_run
 
@@ -115,7 +115,7 @@ def load_generator(gan: Gan) -> Generator:
     if not fast_half_res():  # emulated it takes 2 (AVX-512) to 7 (AVX2) times as long as float32
         G = build_network("G", G.init_kwargs | {"num_half_res": 0}, G.state_dict())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return G.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return fast_layout(G.eval().requires_grad_(False).to(device))
 
 
 def checked_psi(psi: float) -> float:

@@ -28,7 +28,7 @@ from acne_lab.callbacks import to_uint8
 from acne_lab.data.module import GanData
 from acne_lab.data.table import COLUMNS, ImageTable
 from acne_lab.gan.flops import PHASES, Flops, generation_flops, training_flops
-from acne_lab.gan.generator import Generator, half_dtype
+from acne_lab.gan.generator import Generator, fast_layout, half_dtype
 from acne_lab.gan.latent import seeded_z
 from acne_lab.jobs.malloc import keep_freed_memory
 from acne_lab.jobs.overheads import BATCH, LOADER
@@ -79,7 +79,7 @@ def measure(
     memory_before = memory_mb(device)
     model, durations = train(config, repeats=repeats, seconds=seconds, device=device)
     memory = memory_mb(device, peak=True)
-    G_ema = model.G_ema.to(device, memory_format=torch.channels_last)  # Lightning has moved it to the host
+    G_ema = fast_layout(model.G_ema.to(device))  # Lightning has moved it to the host
     batch_s = median_seconds(lambda: generate(G_ema, batch_size), repeats=repeats, seconds=seconds, device=device)
     after = {kind: convolution_peak(kind, device, repeats) for kind in bits}
     peak = {kind: max(before[kind], after[kind]) for kind in bits}

@@ -102,29 +102,21 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
-    if transposed and padding == 0 and _by_product(x) and weight.shape[:2].numel() >= 256 * _num_pixels(x):
-        return _transposed_by_product(x, weight, stride, extra)
+    k = weight.shape[2]
+    if _by_product(x) and k > 1 and weight.shape[:2].numel() >= 2**17:
+        if transposed and padding == 0 and x.shape[2] <= 4:
+            return _transposed_by_product(x, weight, stride, extra)
+        if not transposed and (x.shape[2] + 2 * padding - k) // stride < 4:
+            return _convolution_by_product(x, weight, stride, padding)
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
-
-
-def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, extra: int) -> Tensor:
-    n, i, h, w = x.shape
-    _, o, k, _ = weight.shape
-    matrix = weight.permute(1, 2, 3, 0).reshape(o * k * k, i)
-    patches = (x.permute(0, 2, 3, 1).reshape(-1, i) @ matrix.t()).view(n, h, w, o, k, k)
-    y = x.new_zeros(n, (h - 1) * stride + k + extra, (w - 1) * stride + k + extra, o)
-    last_y, last_x = (h - 1) * stride, (w - 1) * stride
-    for ky, kx in product(range(k), range(k)):
-        y[:, ky : ky + last_y + 1 : stride, kx : kx + last_x + 1 : stride] += patches[..., ky, kx]
-    return y.permute(0, 3, 1, 2)
 
 
 def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
     num_weights = small.shape[1] * large.shape[1]  # of one tap
+    num_pixels = small.shape[0] * small.shape[2] * small.shape[3]
     if _by_product(small) and k > 1:
-        is_wide = num_weights >= 2**15
         is_slow = stride > 1 or num_weights >= 2**18 or torch.backends.cpu.get_cpu_capability() != "AVX512"
-        if num_weights >= 256 * _num_pixels(small) or (is_wide and is_slow):
+        if num_weights >= 256 * num_pixels or (num_weights >= 2**15 and is_slow):
             return _weight_gradient_by_product(large, small, k, stride, padding)
     shape = small.new_empty(()).expand(small.shape[1], large.shape[1], k, k)  # of the weight, whose values play no part
     mask = [False, True, False]
@@ -133,12 +125,34 @@ def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding:
     )[1]
 
 
+def _by_product(x: Tensor) -> bool:
+    """Whether products of matrices may take the library's place."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and native(x.device)
+
+
+def _convolution_by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    patches = _patches(x, weight.shape[2], stride, padding)
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)
+    return (patches.reshape(-1, matrix.shape[1]) @ matrix.t()).view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+
+
+def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, extra: int) -> Tensor:
+    n, i, h, w = x.shape
+    _, o, k, _ = weight.shape
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)
+    patches = (x.permute(0, 2, 3, 1).reshape(-1, i) @ matrix).view(n, h, w, k, k, o)
+    last_y, last_x = (h - 1) * stride, (w - 1) * stride
+    y = x.new_zeros(n, last_y + k + extra, last_x + k + extra, o)
+    for ky, kx in product(range(k), range(k)):
+        y[:, ky : ky + last_y + 1 : stride, kx : kx + last_x + 1 : stride] += patches[:, :, :, ky, kx]
+    return y.permute(0, 3, 1, 2)
+
+
 def _weight_gradient_by_product(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
-    (_, i, _, _), (_, o, h, w) = large.shape, small.shape
-    large = F.pad(large.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-    patches = large.unfold(1, k, stride).unfold(2, k, stride)[:, :h, :w].permute(0, 1, 2, 4, 5, 3)  # [n, h, w, k, k, i]
+    o, i = small.shape[1], large.shape[1]
+    patches = _patches(large, k, stride, padding)[:, : small.shape[2], : small.shape[3]]
     grads = small.permute(0, 2, 3, 1)
-    num_images = max(1, UNFOLDED // (h * w * k * k * i))
+    num_images = max(1, UNFOLDED // patches[0].numel())
     total = None
     for some_patches, some_grads in zip(patches.split(num_images), grads.split(num_images)):
         unfolded, grad = some_patches.reshape(-1, k * k * i), some_grads.reshape(-1, o)
@@ -146,10 +160,7 @@ def _weight_gradient_by_product(large: Tensor, small: Tensor, k: int, stride: in
     return total.view(o, k, k, i).permute(0, 3, 1, 2)
 
 
-def _by_product(x: Tensor) -> bool:
-    """Whether products of matrices may take the library's place."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and native(x.device)
-
-
-def _num_pixels(x: Tensor) -> int:
-    return x.shape[0] * x.shape[2] * x.shape[3]
+def _patches(x: Tensor, k: int, stride: int, padding: int) -> Tensor:
+    """Every k x k patch of [N, C, H, W], as a view of memory: [N, H', W', k, k, C]."""
+    x = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+    return x.unfold(1, k, stride).unfold(2, k, stride).permute(0, 1, 2, 4, 5, 3)

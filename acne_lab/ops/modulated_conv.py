@@ -71,28 +71,33 @@ def modulated_conv2d(
     Returns:
         [N, out, H up, W up] in x's dtype.
     """
-    weight, squares = _with_squares(weight)
-    d = torch.rsqrt(styles.square() @ squares.t() + 1e-8)
+    if up == 2:
+        weight, squares = _with_squares(weight.transpose(0, 1))  # as the transposed convolution reads it
+    else:
+        weight, squares = _with_squares(weight)
+        squares = squares.t()
+    d = torch.rsqrt(styles.square() @ squares + 1e-8)
     if x.dtype == torch.float16:
         tiny = torch.finfo(torch.float32).tiny
         with torch.no_grad():  # they cancel: as constants they leave every gradient as it is
             style_size = styles.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # [N, 1]
-            weight_size = weight.square().sum((1, 2, 3)).sqrt().clamp_min(tiny)  # [out]
-        styles, weight = styles / style_size, weight / weight_size[:, None, None, None]
+            weight_size = squares.sum(0).sqrt().clamp_min(tiny)  # [out]
+        styles = styles / style_size
+        weight = weight / (weight_size[:, None, None] if up == 2 else weight_size[:, None, None, None])
         d = (d * style_size * weight_size).clamp_max(torch.finfo(torch.float16).max)  # inf * 0 would be no number
     y = x * styles.to(x.dtype)[:, :, None, None]
     tail = {"scale": d, "noise": noise, "b": b, "alpha": alpha, "gain": gain, "clamp": clamp}
     if up == 1:
         return epilogue(conv2d(y, weight.to(x.dtype), padding=1), **tail)
     assert up == 2 and f is not None
-    y = conv_transpose2d(y, weight.to(x.dtype).transpose(0, 1), stride=2)  # [N, out, 2 H + 1, 2 W + 1]
+    y = conv_transpose2d(y, weight.to(x.dtype), stride=2)  # [N, out, 2 H + 1, 2 W + 1]
     taps = f.shape[-1]  # one pixel less of padding on the left than up-sampling takes: the kernel has widened the image
     left, right = (taps + 1) // 2 - 1, (taps - 2) // 2
     return epilogue(y, f=f, padding=(left, right, left, right), filter_gain=4.0, **tail)
 
 
 def _with_squares(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight [out, in, k, k] and its squares summed over the kernel [out, in]."""
+    """A weight [a, b, k, k] and its squares summed over the kernel [a, b]."""
     if torch.is_grad_enabled() and weight.requires_grad:
         return _WithSquares.apply(weight)
     return weight, weight.square().sum((2, 3))
@@ -112,8 +117,8 @@ class _WithSquares(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         if grad_squares is None:
             return grad
-        grad_squares = 2 * grad_squares[:, :, None, None]
-        return weight * grad_squares if grad is None else torch.addcmul(grad, weight, grad_squares)
+        factor = 2 * grad_squares.contiguous()[:, :, None, None]
+        return weight * factor if grad is None else torch.addcmul(grad, weight, factor)
 
 
 def modulated_1x1(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:

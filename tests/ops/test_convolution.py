@@ -67,6 +67,9 @@ def test_keeps_the_memory_format(memory_format):
 BY_PRODUCT = [  # more weights than pixels, and wide strided ones: n, in, out, side, stride
     (2, 64, 128, 4, 1),
     (2, 96, 90, 4, 2),
+    (2, 512, 256, 4, 1),
+    (2, 256, 512, 9, 2),
+    (2, 512, 256, 4, 2),
     (4, 128, 256, 6, 2),
     (3, 512, 512, 9, 1),
 ]
