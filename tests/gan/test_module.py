@@ -312,3 +312,35 @@ def test_memory_does_not_grow():
         callbacks=[Watch()],
     )
     assert held[1000] - held[200] < 3.2
+
+
+@pytest.mark.parametrize("c_dim", [0, 3])
+def test_one_pass_scores_both_batches_as_two_would(c_dim):
+    model = make_model(c_dim=c_dim)
+    fake, real = torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16)
+    fake_c, real_c = (torch.eye(3)[torch.tensor(labels)] if c_dim else None for labels in ([0, 1, 2, 0], [2, 2, 1, 0]))
+    both = model.score_both(fake, fake_c, real, real_c)
+    torch.testing.assert_close(both, (model.score(fake, fake_c), model.score(real, real_c)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("microbatch", [None, 2])
+def test_fakes_are_used_again(microbatch):
+    """D learns from the images that G has just learnt from, and G draws no others."""
+    model = make_model(reuse_fakes=True, microbatch=microbatch, path_length_weight=0)
+    seen, drawn = [], []
+    model.D.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    model.G.synthesis.register_forward_hook(lambda module, args, out: drawn.append(out.detach()))
+    fit(model, num_iterations=1)
+    parts = 4 // (microbatch or 4)
+    assert len(drawn) == parts
+    for part in range(parts):
+        assert torch.equal(seen[part], drawn[part])  # G learns
+        assert torch.equal(seen[parts + part].chunk(2)[0], drawn[part])  # D learns
+
+
+def test_fakes_are_new_by_default():
+    model, drawn = make_model(path_length_weight=0), []
+    model.G.synthesis.register_forward_hook(lambda module, args, out: drawn.append(out))
+    fit(model, num_iterations=1)
+    assert len(drawn) == 2
+    assert not torch.equal(*drawn)
