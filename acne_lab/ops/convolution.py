@@ -104,8 +104,8 @@ class _WeightGradient(torch.autograd.Function):
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
     k = weight.shape[2]
     if _by_product(x) and k > 1 and weight.shape[:2].numel() >= 2**17:
-        if transposed and padding == 0 and x.shape[2] <= 4:
-            return _transposed_by_product(x, weight, stride, extra)
+        if transposed and x.shape[2] <= 4:
+            return _transposed_by_product(x, weight, stride, padding, extra)
         if not transposed and (x.shape[2] + 2 * padding - k) // stride < 4:
             return _convolution_by_product(x, weight, stride, padding)
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
@@ -136,7 +136,7 @@ def _convolution_by_product(x: Tensor, weight: Tensor, stride: int, padding: int
     return (patches.reshape(-1, matrix.shape[1]) @ matrix.t()).view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
 
 
-def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, extra: int) -> Tensor:
+def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, padding: int, extra: int) -> Tensor:
     n, i, h, w = x.shape
     _, o, k, _ = weight.shape
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
@@ -145,7 +145,7 @@ def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, extra: int) -
     y = x.new_zeros(n, last_y + k + extra, last_x + k + extra, o)
     for ky, kx in product(range(k), range(k)):
         y[:, ky : ky + last_y + 1 : stride, kx : kx + last_x + 1 : stride] += patches[:, :, :, ky, kx]
-    return y.permute(0, 3, 1, 2)
+    return y[:, padding : y.shape[1] - padding, padding : y.shape[2] - padding].permute(0, 3, 1, 2)
 
 
 def _weight_gradient_by_product(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
