@@ -6,6 +6,7 @@ seconds    ... and more until so much time has passed, for each configuration (d
 device     cpu, cuda or auto (the default)
 impl       auto, native or reference: which operators (default: what ACNE_LAB_OPS says, else auto)
 num_threads  of the CPU (default: torch's choice)
+profile    true also says which operators the time of an iteration goes into (of a CPU)
 overheads  true (the default) also trains for two ticks, and says what all but training costs
 scaling    true also measures how time grows with the batch and with pixels, and what a second process brings
 out        a JSON file for all figures
@@ -39,6 +40,7 @@ def bench(
     device: str = "auto",
     impl: str | None = None,
     num_threads: int | None = None,
+    profile: bool = False,
     overheads: bool = True,
     scaling: bool = False,
     out: Path | None = None,
@@ -48,6 +50,7 @@ def bench(
         overrides(name)  # a wrong name is an error now, not after the others are measured
     env = os.environ | ({"ACNE_LAB_OPS": impl} if impl else {})
     options = {"repeats": repeats, "seconds": seconds, "device": device, "num_threads": num_threads}
+    options["profile"] = profile
     report = {"environment": environment(), "impl": env.get("ACNE_LAB_OPS", "auto"), "peak_gflops": {}, "results": []}
 
     def save() -> None:
@@ -134,6 +137,9 @@ def table(report: dict) -> str:
     peaks = ", ".join(f"{peak:.0f} GFLOP/s in {kind}" for kind, peak in report["peak_gflops"].items())
     if report["results"]:
         lines += [f"convolution peak: {peaks}", "", _rates(report["results"]), "", _phases(report["results"])]
+    if shares := {result["config"]: result["time_shares"] for result in report["results"] if result["time_shares"]}:
+        rows = pd.DataFrame(shares).map("{:.1%}".format).rename_axis("share of the time")
+        lines += ["", rows.reset_index().to_string(index=False)]
     if "overheads" in report:
         shares = report["overheads"]
         lines += [
@@ -190,6 +196,7 @@ def arguments(words: list[str]) -> dict:
         "device": choice("auto", "cpu", "cuda"),
         "impl": choice("auto", "native", "reference"),
         "num_threads": int,
+        "profile": flag,
         "overheads": flag,
         "scaling": flag,
         "out": lambda text: Path(text).resolve(),

@@ -14,7 +14,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from acne_lab.gan.generator import Generator, fast_layout, half_dtype
 from acne_lab.gan.latent import seeded_z
 from acne_lab.jobs.malloc import keep_freed_memory
 from acne_lab.jobs.overheads import BATCH, LOADER
+from acne_lab.jobs.shares import Profiled
 from acne_lab.jobs.stopwatch import Stopwatch
 from acne_lab.jobs.training import start_job
 
@@ -51,6 +52,7 @@ def measure(
     seconds: float,
     device: str,
     num_threads: int | None = None,
+    profile: bool = False,
 ) -> dict:
     """Time training and generation of a configuration.
 
@@ -61,6 +63,7 @@ def measure(
         seconds: ... and more of them until so much time has passed.
         device: "cpu", "cuda", or "auto" for the better that there is.
         num_threads: of a CPU; None leaves it to torch.
+        profile: also where the processor's time goes, in another iteration.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,6 +87,10 @@ def measure(
     after = {kind: convolution_peak(kind, device, repeats) for kind in bits}
     peak = {kind: max(before[kind], after[kind]) for kind in bits}
 
+    profiled = Profiled(first=WARM_UP)
+    if profile:
+        train(config, repeats=1, seconds=0.0, device=device, callbacks=[profiled])
+
     intervals = dict(zip(PHASES, (1, config["model"]["path_length_interval"], 1, config["model"]["r1_interval"])))
     phases = phase_seconds(durations, first=WARM_UP)
     iteration_s = amortised(phases, intervals)
@@ -103,6 +110,7 @@ def measure(
         "phase_intervals": intervals,
         "phase_gflop": {phase: of_phase.total() / 1e9 for phase, of_phase in flops.items()},
         "generate_gflop": flops_generate.total() / 1e9,
+        "time_shares": profiled.shares,
         "num_iterations": len(durations[BATCH][WARM_UP::2]),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "num_threads": torch.get_num_threads(),
@@ -134,7 +142,9 @@ class Alternation(pl.Callback):
             trainer.should_stop = time.perf_counter() - self.started >= self.seconds
 
 
-def train(config: dict, *, repeats: int, seconds: float, device: str) -> tuple[pl.LightningModule, dict]:
+def train(
+    config: dict, *, repeats: int, seconds: float, device: str, callbacks: Sequence[pl.Callback] = ()
+) -> tuple[pl.LightningModule, dict]:
     """The trained module, and the durations of its iterations: even ones without augmentation, odd ones with."""
     model = build(config["model"], r1_interval=1, path_length_interval=1)
     trainer = build(
@@ -142,7 +152,7 @@ def train(config: dict, *, repeats: int, seconds: float, device: str) -> tuple[p
         accelerator={"cpu": "cpu", "cuda": "gpu"}[device],
         max_epochs=1,
         limit_train_batches=1.0,  # of an endless stream
-        callbacks=[Alternation(repeats=repeats, seconds=seconds)],
+        callbacks=[Alternation(repeats=repeats, seconds=seconds), *callbacks],
         profiler=Stopwatch(on_gpu=device == "cuda"),
         logger=False,
         enable_checkpointing=False,

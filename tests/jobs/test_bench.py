@@ -15,6 +15,7 @@ from acne_lab.gan.module import StyleGAN2
 from acne_lab.jobs import measure
 from acne_lab.jobs.bench import arguments, bench, overrides, table
 from acne_lab.jobs.overheads import training_overheads, two_processes
+from acne_lab.jobs.shares import KINDS, kind_of
 from acne_lab.jobs.stopwatch import Stopwatch
 
 TINY = "8-64-b4"
@@ -212,3 +213,28 @@ def test_overheads_of_a_real_training():
 def test_two_processes_are_compared_with_one():
     figures = two_processes(dict(os.environ), words=(*TOY, *TINY_GAN, "stage.batch_size=8", "stage.num_images=32"))
     assert figures["efficiency"] == pytest.approx(figures["one_s_per_kimg"] / figures["two_s_per_kimg"] / 2)
+
+
+def test_the_profile_knows_every_kind_of_operator(small_peak):
+    """Shares add up to 1, and a training is made of all kinds; what is not known is little."""
+    result = measure.measure(TINY, overrides(TINY), **QUICK, profile=True)
+    shares = result["time_shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert set(shares) == {*KINDS, "rest"}
+    assert result["config"] in table({"results": [result], "peak_gflops": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "kind"),
+    [
+        ("aten::mkldnn_convolution", [[2, 8, 4, 4], [8, 8, 3, 3]], "convolution"),
+        ("aten::mkldnn_convolution", [[2, 8, 4, 4], [8, 1, 4, 4]], "filter, bias, activation"),
+        ("aten::convolution_backward", [[2, 8, 4, 4], [2, 1, 4, 4], [8, 1, 4, 4]], "filter, bias, activation"),
+        ("aten::convolution_backward", [[2, 8, 4, 4], [2, 1, 4, 4], [8, 8, 1, 1]], "convolution"),
+        ("acne_lab::epilogue_backward", [[2, 8, 4, 4]], "filter, bias, activation"),
+        ("aten::mul_", [[2]], "arithmetic"),
+        ("AddBackward0", [[2]], "rest"),
+    ],
+)
+def test_kinds_of_operators(name, shapes, kind):
+    assert kind_of(name, shapes) == kind
