@@ -12,6 +12,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from acne_lab.ops import winograd
+
 _weights_needed = ContextVar("weights_needed", default=True)
 
 
@@ -92,6 +94,8 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
+    if winograd.serves(x, weight, stride, padding):
+        return torch.ops.acne_lab.winograd_conv2d(x, weight, transposed)
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
 
 
