@@ -95,7 +95,7 @@ class _WeightGradient(torch.autograd.Function):
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
     if winograd.serves(x, weight, stride, padding):
-        return torch.ops.acne_lab.winograd_conv2d(x, weight, transposed)
+        return torch.ops.acne_lab.cpu_winograd_conv2d(x, weight, transposed)
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
 
 

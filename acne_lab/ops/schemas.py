@@ -26,7 +26,7 @@ SCHEMAS = (
     "epilogue_backward(Tensor grad, Tensor y, Tensor? scale, Tensor? noise, Tensor? b, float alpha, float gain,"
     " float clamp) -> (Tensor, Tensor, Tensor, Tensor)",
     # 3 x 3 taps, stride 1, padding 1, or the adjoint of that, as `ops.convolution` has them; float32 on the CPU
-    "winograd_conv2d(Tensor x, Tensor weight, bool transposed) -> Tensor",
+    "cpu_winograd_conv2d(Tensor x, Tensor weight, bool transposed) -> Tensor",
     # "AVX-512", "AVX2", ...: what the kernels chose on this processor
     "cpu_instruction_set() -> str",
 )
@@ -80,8 +80,8 @@ def _epilogue_backward(grad, y, scale, noise, b, alpha, gain, clamp):
     return _image(y, y.shape), *others
 
 
-@torch.library.register_fake("acne_lab::winograd_conv2d", lib=_library)
-def _winograd_conv2d(x, weight, transposed):
+@torch.library.register_fake("acne_lab::cpu_winograd_conv2d", lib=_library)
+def _cpu_winograd_conv2d(x, weight, transposed):
     n, _, h, w = x.shape
     shape = n, weight.shape[1 if transposed else 0], h, w
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

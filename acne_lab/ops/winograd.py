@@ -1,9 +1,9 @@
 """Where convolutions on the CPU run as Winograd's, with 4/9 of the multiplications, instead of the library's.
 
-The operator is `torch.ops.acne_lab.winograd_conv2d`, the algorithm F(2 x 2, 3 x 3) of Lavin and Gray, "Fast algorithms
-for convolutional neural networks" (arXiv:1509.09308). It rounds a few times more than a plain sum; the largest error
-stays within 1e-5 of the largest number. What an infinity or NaN touches becomes NaN, and that is up to one pixel more
-on every side than in a plain sum.
+The operator is `torch.ops.acne_lab.cpu_winograd_conv2d`, the algorithm F(2 x 2, 3 x 3) of Lavin and Gray, "Fast
+algorithms for convolutional neural networks" (arXiv:1509.09308). Its errors are about 1e-6 of the largest number, no
+more than the library's: it rounds in more places, but adds up fewer products. Where an infinity or NaN goes in, NaN
+comes out, in all of the 2 x 2 pixels that share it.
 """
 
 import torch

@@ -78,7 +78,7 @@ def test_kernels(x, dtype):
 def test_convolution_kernel(x, transposed):
     c = x.shape[1]
     weight = torch.randn(c, 5, 3, 3) if transposed else torch.randn(5, c, 3, 3)
-    opcheck(ops.winograd_conv2d.default, (x, weight, transposed), test_utils=("test_schema", "test_faketensor"))
+    opcheck(ops.cpu_winograd_conv2d.default, (x, weight, transposed), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.usefixtures("kernels")

@@ -36,7 +36,7 @@ def threads():
 
 def assert_exact(x, weight, transposed):
     plain = F.conv_transpose2d if transposed else F.conv2d
-    y = ops.winograd_conv2d(x, weight, transposed)
+    y = ops.cpu_winograd_conv2d(x, weight, transposed)
     assert_near(y, plain(x.double(), weight.double(), padding=1), torch.float32, roundings=ROUNDINGS)
     assert y.is_contiguous(memory_format=NHWC)
 
@@ -67,7 +67,7 @@ def test_does_not_read_beyond_the_images():
     """What lies around them in memory, here NaN, plays no part."""
     around = torch.full((3, 6, 6, 19), float("nan")).permute(0, 3, 1, 2)
     around[1] = torch.randn(19, 6, 6)
-    y = ops.winograd_conv2d(around[1:2], torch.randn(5, 19, 3, 3), False)
+    y = ops.cpu_winograd_conv2d(around[1:2], torch.randn(5, 19, 3, 3), False)
     assert y.isfinite().all()
 
 
@@ -77,19 +77,19 @@ def test_threads_do_not_change_the_result(n, side, threads):
     results = []
     for number in (1, 2, 3, 7):
         threads(number)
-        results.append(ops.winograd_conv2d(x, weight, False))
+        results.append(ops.cpu_winograd_conv2d(x, weight, False))
     assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("weight", [(8, 5, 3, 3), (8, 6, 3, 4), (8, 6, 1, 1)])
 def test_a_weight_of_another_shape_is_refused(weight):
     with pytest.raises(ValueError, match="weight must have shape"):
-        ops.winograd_conv2d(torch.randn(1, 6, 8, 8), torch.randn(weight), False)
+        ops.cpu_winograd_conv2d(torch.randn(1, 6, 8, 8), torch.randn(weight), False)
 
 
 def test_another_type_is_refused():
     with pytest.raises(ValueError, match="float32 is needed"):
-        ops.winograd_conv2d(torch.randn(1, 6, 8, 8).double(), torch.randn(8, 6, 3, 3).double(), False)
+        ops.cpu_winograd_conv2d(torch.randn(1, 6, 8, 8).double(), torch.randn(8, 6, 3, 3).double(), False)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(conv2d, F.conv2d), (conv_transpose2d, F.conv_transpose2d)])
@@ -115,7 +115,7 @@ class Calls(TorchDispatchMode):
         self.of_convolutions = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (ops.winograd_conv2d.default, torch.ops.aten.convolution.default):
+        if func in (ops.cpu_winograd_conv2d.default, torch.ops.aten.convolution.default):
             self.of_convolutions.append((str(func), args))
         return func(*args, **(kwargs or {}))
 

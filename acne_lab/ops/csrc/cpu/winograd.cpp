@@ -11,15 +11,15 @@ int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // How the work is cut into tasks; no result depends on it.
 void cut(Winograd& c) {
-  // Every task reads all taps of its channels, which are far away where channels are many. Tiles make up for that, as
-  // long as a point's input, taps and sums stay in a core's own cache.
+  // Every task reads all taps of its channels, and from far away where channels are many: the more of them, the more
+  // tiles have to share that. With few channels, all that belongs to a task's tiles stays in the core's own cache.
   const int64_t most = kWinogradTiles * std::max<int64_t>(4, std::min(c.in, c.out) / 32);
   const int64_t fewest = std::min<int64_t>(most, 8 * kWinogradTiles), threads = at::get_num_threads();
   const int64_t tiles = c.num_tiles(), slices = c.padded_out() / kWinogradChannels;
   int64_t parts = divided_up(divided_up(tiles, most), threads) * threads;
   parts = std::min(parts, std::max<int64_t>(1, tiles / fewest));
   c.tiles_per_task = divided_up(divided_up(tiles, parts), kWinogradTiles) * kWinogradTiles;
-  // Where these are not enough for all threads, channels are shared out too, and tiles transformed more than once.
+  // Where these parts are not enough for all threads, channels are shared out too, and tiles are read more than once.
   c.channels_per_task = divided_up(slices, std::min(slices, divided_up(threads, parts))) * kWinogradChannels;
 }
 
@@ -46,7 +46,7 @@ at::Tensor winograd_conv2d(const at::Tensor& input, const at::Tensor& input_weig
   c.in = in;
   c.out = out;
   cut(c);
-  const at::Tensor taps = at::empty({16 * c.taps_stride()}, x.options());
+  const at::Tensor taps = at::empty({c.taps_size()}, x.options());
   c.taps = taps.mutable_data_ptr<float>();
 
   const Kernels& k = kernels(at::kFloat);
@@ -61,6 +61,6 @@ at::Tensor winograd_conv2d(const at::Tensor& input, const at::Tensor& input_weig
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(acne_lab, CPU, m) { m.impl("winograd_conv2d", winograd_conv2d); }
+TORCH_LIBRARY_IMPL(acne_lab, CPU, m) { m.impl("cpu_winograd_conv2d", winograd_conv2d); }
 
 }  // namespace acne_lab

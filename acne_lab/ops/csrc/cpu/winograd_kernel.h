@@ -208,8 +208,8 @@ void winograd(const Winograd& c, int64_t begin, int64_t end, float* scratch) {
       if (t + 1 < num) tile.advance(c);
     }
     for (int point = 0; point < 16; point++) {
-      multiply_all(c, input + point * c.input_stride(), c.taps + point * c.taps_stride(), sums + point * c.sums_stride(),
-                   rows, out / kPanel, (out_end + kPanel - 1) / kPanel);
+      multiply_all(c, input + point * c.input_stride(), c.taps + point * c.taps_stride(),
+                   sums + point * c.sums_stride(), rows, out / kPanel, (out_end + kPanel - 1) / kPanel);
     }
     tile = Tile(c, first);
     for (int64_t t = 0; t < num; t++, tile.advance(c)) {
