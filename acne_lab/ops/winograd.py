@@ -14,7 +14,7 @@ from acne_lab.ops.extension import native
 # Measured against oneDNN with AVX-512. Channels are computed this many at a time; with half as many, the transforms of
 # images cost more than the products save. So do those of the weight with fewer tiles, which are 2 x 2 pixels.
 CHANNELS = 32
-MIN_TILES = 96
+MIN_TILES = 128
 
 
 def serves(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:

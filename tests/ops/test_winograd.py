@@ -15,7 +15,7 @@ from acne_lab.ops.convolution import conv2d, conv_transpose2d
 ops = torch.ops.acne_lab
 ROUNDINGS = 3  # of an operator's tolerance: what the transforms add
 NHWC = torch.channels_last
-SHAPE = (2, 32, 14, 16)  # of the images, and
+SHAPE = (3, 32, 14, 16)  # of the images, and
 WEIGHT = (64, 32, 3, 3)  # of the weight of a convolution that is served
 
 
@@ -144,9 +144,9 @@ def test_serves_wide_layers():
         {"memory_format": torch.contiguous_format},
         {"weight": (64, 32, 1, 1)},
         {"weight": (48, 32, 3, 3)},
-        {"shape": (2, 32, 13, 16)},
-        {"shape": (2, 32, 14, 15)},
-        {"shape": (5, 32, 8, 8)},
+        {"shape": (3, 32, 13, 16)},
+        {"shape": (3, 32, 14, 15)},
+        {"shape": (7, 32, 8, 8)},
     ],
     ids=str,
 )
