@@ -11,6 +11,7 @@ from torch import Tensor
 
 from acne_lab.ops import extension
 from acne_lab.ops.bias_act import bias_act
+from acne_lab.ops.convolution import conv2d
 from acne_lab.ops.epilogue import epilogue
 from acne_lab.ops.upfirdn2d import setup_filter, upfirdn2d
 
@@ -66,7 +67,7 @@ def cases(device: torch.device) -> list[Case]:
     def blurred_tail(x: Tensor, scale: Tensor, noise: Tensor, b: Tensor) -> Tensor:
         return epilogue(x, 0.5 + scale.sigmoid(), noise, b, f, padding=(2, 1, 2, 1), clamp=256.0)
 
-    return [
+    found = [
         Case("bias_act lrelu", lambda x, b: bias_act(x, b, act="lrelu", clamp=256.0), (image, b)),
         Case("bias_act swish", lambda x, b: bias_act(x, b, act="swish"), (image, b)),
         Case("upfirdn2d up 2", lambda x: upfirdn2d(x, f, up=2, padding=(2, 1, 2, 1), gain=4), (image,)),
@@ -75,6 +76,10 @@ def cases(device: torch.device) -> list[Case]:
         Case("epilogue", tail, (image, scale, noise, b)),
         Case("epilogue blurred", blurred_tail, (image, scale, noise, b)),
     ]
+    if device.type == "cpu":
+        weight = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(1))
+        found.append(Case("conv2d 3x3", lambda x: conv2d(x, weight.to(x), padding=1), (image,)))
+    return found
 
 
 def compare_all(kind: str) -> Iterator[Comparison]:

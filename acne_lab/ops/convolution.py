@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from acne_lab.ops import winograd
 from acne_lab.ops.extension import native
 
 UNFOLDED = 2**23  # numbers of an unfolded image that are in memory at a time
@@ -102,6 +103,8 @@ class _WeightGradient(torch.autograd.Function):
 
 
 def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
+    if winograd.serves(x, weight, stride, padding):
+        return torch.ops.acne_lab.cpu_winograd_conv2d(x, weight, transposed)
     k = weight.shape[2]
     if _by_product(x) and k > 1 and weight.shape[:2].numel() >= 2**17:
         if transposed and x.shape[2] <= 4:

@@ -25,6 +25,8 @@ SCHEMAS = (
     # The gradients of filter(x), scale, noise and b; of an input that is None, a tensor of no elements.
     "epilogue_backward(Tensor grad, Tensor y, Tensor? scale, Tensor? noise, Tensor? b, float alpha, float gain,"
     " float clamp) -> (Tensor, Tensor, Tensor, Tensor)",
+    # 3 x 3 taps, stride 1, padding 1, or the adjoint of that, as `ops.convolution` has them; float32 on the CPU
+    "cpu_winograd_conv2d(Tensor x, Tensor weight, bool transposed) -> Tensor",
     # "AVX-512", "AVX2", ...: what the kernels chose on this processor
     "cpu_instruction_set() -> str",
 )
@@ -76,3 +78,10 @@ def _epilogue(x, scale, noise, b, f, padding, filter_gain, alpha, gain, clamp):
 def _epilogue_backward(grad, y, scale, noise, b, alpha, gain, clamp):
     others = (y.new_empty(0) if x is None else torch.empty_like(x) for x in (scale, noise, b))
     return _image(y, y.shape), *others
+
+
+@torch.library.register_fake("acne_lab::cpu_winograd_conv2d", lib=_library)
+def _cpu_winograd_conv2d(x, weight, transposed):
+    n, _, h, w = x.shape
+    shape = n, weight.shape[1 if transposed else 0], h, w
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -73,6 +73,15 @@ def test_kernels(x, dtype):
 
 
 @pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("x", images().values(), ids=images())
+def test_convolution_kernel(x, transposed):
+    c = x.shape[1]
+    weight = torch.randn(c, 5, 3, 3) if transposed else torch.randn(5, c, 3, 3)
+    opcheck(ops.cpu_winograd_conv2d.default, (x, weight, transposed), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("schema", schemas.SCHEMAS, ids=lambda schema: schema.split("(")[0])
 def test_every_schema_has_a_kernel(schema):
     key = "CPU" if "Tensor" in schema else "CompositeExplicitAutograd"

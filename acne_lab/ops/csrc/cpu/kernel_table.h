@@ -4,6 +4,7 @@
 #include "cpu/bias_act_kernel.h"
 #include "cpu/epilogue_kernel.h"
 #include "cpu/upfirdn2d_kernel.h"
+#include "cpu/winograd_kernel.h"
 
 namespace acne_lab::ACNE_ISA {
 
@@ -14,6 +15,8 @@ constexpr Kernels kernels_of = {
     epilogue<T>,
     filter_scratch_bytes<T>,
     epilogue_backward<T>,
+    std::is_same_v<T, float> ? winograd_taps : nullptr,
+    std::is_same_v<T, float> ? winograd : nullptr,
 };
 
 const Kernels kernels[4] = {kernels_of<double>, kernels_of<float>, kernels_of<BFloat16>, kernels_of<Half>};

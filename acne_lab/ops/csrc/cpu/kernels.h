@@ -98,6 +98,38 @@ struct EpilogueBackward {
   double alpha, gain, clamp;
 };
 
+constexpr int64_t kWinogradTiles = 12, kWinogradChannels = 32;  // the units that tasks are made of
+
+// Convolution of dense images in channels_last with 3 x 3 taps, stride 1, padding 1. A tile is 2 x 2 pixels of y; a
+// task is some tiles and a slice of their channels. Sizes and strides are in floats.
+struct Winograd {
+  float* y;             // [n, height, width, out]
+  const float* x;       // [n, height, width, in]
+  const float* weight;  // [out, 3, 3, in] or, if `transposed`, [in, 3, 3, out], of which this is the adjoint
+  bool transposed;
+  int64_t n, height, width, in, out;
+  int64_t tiles_per_task, channels_per_task;
+  float* taps;  // the weight transformed, of taps_size()
+
+  ACNE_INLINE int64_t tile_rows() const { return (height + 1) / 2; }
+  ACNE_INLINE int64_t tile_columns() const { return (width + 1) / 2; }
+  ACNE_INLINE int64_t num_tiles() const { return n * tile_rows() * tile_columns(); }
+  ACNE_INLINE int64_t slices() const { return (out + channels_per_task - 1) / channels_per_task; }
+  ACNE_INLINE int64_t num_tasks() const { return (num_tiles() + tiles_per_task - 1) / tiles_per_task * slices(); }
+  ACNE_INLINE int64_t padded_in() const { return padded(in, kLine); }
+  ACNE_INLINE int64_t padded_out() const { return padded(out, kWinogradChannels); }
+  // From point to point of the transforms. The additional line of the cache keeps the points apart in it.
+  ACNE_INLINE int64_t taps_stride() const { return padded_in() * padded_out() + kLine; }
+  ACNE_INLINE int64_t input_stride() const { return tiles_per_task * padded_in() + kLine; }
+  ACNE_INLINE int64_t sums_stride() const { return tiles_per_task * channels_per_task + kLine; }
+  ACNE_INLINE int64_t taps_size() const { return 16 * taps_stride(); }
+  ACNE_INLINE int64_t scratch_size() const { return padded_in() + 16 * (input_stride() + sums_stride()); }
+
+ private:
+  static constexpr int64_t kLine = 16;
+  static ACNE_INLINE int64_t padded(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+};
+
 struct Kernels {
   // [order of the derivative], elements
   void (*bias_act[3])(const BiasAct&, int64_t begin, int64_t end);
@@ -107,6 +139,9 @@ struct Kernels {
   int64_t (*filter_scratch_bytes)(const Filter&, int64_t interleaved);
   // tasks
   void (*epilogue_backward)(const EpilogueBackward&, int64_t begin, int64_t end);
+  // float only: units of channels of y, whose taps are made first; tasks
+  void (*winograd_taps)(const Winograd&, int64_t begin, int64_t end);
+  void (*winograd)(const Winograd&, int64_t begin, int64_t end, float* scratch);
 };
 
 enum class Type { f64, f32, bf16, f16 };
