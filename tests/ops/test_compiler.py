@@ -19,9 +19,10 @@ from acne_lab.ops import compiler
 from acne_lab.ops.compiler import Compiler, Recipe
 
 CHILD = """
-import ctypes, json, sys
+import ctypes, json, signal, sys
 from pathlib import Path
 from acne_lab.ops import compiler
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 root, cxx, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 compiler.PATIENCE = options.pop("patience", compiler.PATIENCE)
 recipe = compiler.Recipe(name="tiny", root=root, sources={"one.cpp": ("-fPIC",), "two.cpp": ("-fPIC", "-O1")})
