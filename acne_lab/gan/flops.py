@@ -4,8 +4,8 @@ Counted are the convolutions and matrix products of the networks' definition, a 
 products with the zeros of a padding included: as the peak that they are compared with is measured. Left out are
 resampling filters, everything element-wise, and gradients that nobody uses (of D's weights while G learns; of any
 weights inside R1 and the path length). A second latent's way through the mapping network (style mixing) is left out
-too. The operators run on the meta device, where nothing is computed and no compiled kernel takes their place: a
-faster way to the same result does not change the count.
+too. The plain operators run on the meta device, where nothing is computed: a faster way to the same result does not
+change the count.
 """
 
 from collections import Counter
@@ -25,6 +25,7 @@ from acne_lab.gan.losses import (
     path_lengths,
     r1_penalty,
 )
+from acne_lab.ops import extension
 
 Flops = Counter[int]  # of operands of 16 and 32 bit, whose peaks differ
 PHASES = ("G main", "G path length", "D main", "D R1")  # as the training module calls them
@@ -91,7 +92,7 @@ def training_flops(G: Generator, D: Discriminator, batch_size: int) -> dict[str,
 
 def generation_flops(G: Generator, batch_size: int) -> Flops:
     """FLOPs of a batch of images from a generator on the meta device."""
-    with torch.no_grad(), FlopCounter() as counter:
+    with torch.no_grad(), extension.use("reference"), FlopCounter() as counter:
         G(*latents(G, batch_size))
     return counter.flops
 
@@ -104,6 +105,6 @@ def latents(G: Generator, batch_size: int) -> tuple[Tensor, Tensor | None]:
 
 def _flops_of(loss: Callable[[], Tensor], network: nn.Module) -> Flops:
     """Of a loss and its gradient for the network's weights."""
-    with FlopCounter() as counter:
+    with extension.use("reference"), FlopCounter() as counter:
         torch.autograd.grad(loss(), list(network.parameters()), allow_unused=True)
     return counter.flops

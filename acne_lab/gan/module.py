@@ -33,6 +33,7 @@ from acne_lab.gan.losses import (
     path_lengths,
     r1_penalty,
 )
+from acne_lab.ops.extension import native
 
 SAFE_P = 0.8  # below it, augmentations are unlikely to leak into generated images (Karras et al. 2020, section 2.2)
 PATH_LENGTH_DECAY = 0.01  # of the running mean of path lengths, once a phase ...
@@ -130,6 +131,7 @@ class StyleGAN2(pl.LightningModule):
         self.ada_target, self.ada_kimg, self.ada_interval = ada_target, ada_kimg, ada_interval
         self.max_nonfinite = max_nonfinite
         self.images_seen = 0
+        self.operators_before: str | None = None  # of a checkpoint that was loaded
         self.share = ALONE
         self.images_above_safe_p = 0  # shown without a break while p was above SAFE_P
         self.register_buffer("path_length_mean", torch.zeros([]))
@@ -373,6 +375,16 @@ class StyleGAN2(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         fast_layout(self)
+        if self.operators_before not in (None, self.operators):
+            rank_zero_warn(
+                f"this run was trained with {self.operators_before} operators and goes on with {self.operators} ones "
+                "(`acne-lab ops info` says why): the training is the same up to rounding, not to the bit"
+            )
+
+    @property
+    def operators(self) -> str:
+        """Which operators train here: "native" or "reference"."""
+        return "native" if native(self.device) else "reference"
 
     @property
     def in_doubt(self) -> bool:
@@ -393,12 +405,14 @@ class StyleGAN2(pl.LightningModule):
         checkpoint["gan"] = {
             "images_seen": self.images_seen,
             "images_above_safe_p": self.images_above_safe_p,
+            "operators": self.operators,
             "num_half_res": {name: getattr(self, name).init_kwargs["num_half_res"] for name in ("G", "D")},
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         state = checkpoint["gan"]
         self.images_seen, self.images_above_safe_p = state["images_seen"], state["images_above_safe_p"]
+        self.operators_before = state.get("operators")
 
 
 def check_images(shape: tuple[int, int, int, int], G: Generator) -> None:

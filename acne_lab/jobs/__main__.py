@@ -11,12 +11,13 @@ PLAIN = ("report", "convert", "runs", "bench", "ops")  # verbs with a few argume
 
 
 def main() -> None:
-    keep_freed_memory()
     # Lightning starts the other processes of a training with the overrides alone.
     verb = "train" if rank() > 0 and "=" in sys.argv[1] else sys.argv.pop(1)
     if verb in PLAIN:
         import_module(f"acne_lab.jobs.{verb}").main()
         return
+    if verb in ("train", "generate"):
+        keep_freed_memory()
     run_job(verb, lambda config: getattr(import_module(f"acne_lab.jobs.{verb}"), verb)(config))
 
 

@@ -30,7 +30,7 @@ from acne_lab.data.table import COLUMNS, ImageTable
 from acne_lab.gan.flops import PHASES, Flops, generation_flops, training_flops
 from acne_lab.gan.generator import Generator, fast_layout, half_dtype
 from acne_lab.gan.latent import seeded_z
-from acne_lab.jobs.malloc import keep_freed_memory
+from acne_lab.jobs.malloc import keep_freed_memory, return_freed_memory
 from acne_lab.jobs.overheads import BATCH, LOADER
 from acne_lab.jobs.shares import Profiled
 from acne_lab.jobs.stopwatch import Stopwatch
@@ -244,6 +244,7 @@ def forget_peak_memory(device: str) -> None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif CLEAR_REFS.exists():
+        return_freed_memory()
         CLEAR_REFS.write_text("5")  # proc(5): the resident size becomes the peak
 
 

@@ -13,6 +13,7 @@ remembers no failure, gives all sources the same flags, and would link an OpenMP
 knows nothing of torch, nor of what is in the library.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -226,6 +227,8 @@ def _compile(recipe: Recipe, compiler: Compiler, ninja: str, part: Path, time_li
     started = time.perf_counter()
     error = _run(ninja, workshop, time_limit)
     seconds = round(time.perf_counter() - started, 1)
+    if error and os.strerror(errno.ENOSPC) in error:  # says nothing of the sources; another folder may have space
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     sha256 = None
     if error is None:
         library = (workshop / "library.so").rename(part / "library.so")

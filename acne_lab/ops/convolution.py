@@ -6,12 +6,12 @@ convolution, the gradient of the weight an operator of its own, and the derivati
 
 On a CPU the library (oneDNN) is slow where there are more weights than pixels, and at the gradient of wide strided
 weights: there one matrix product over the unfolded image takes its place. Which way is taken follows from shapes and
-the processor's instruction set alone, so that a run can be repeated to the bit.
+the processor's instruction set alone, so that a run can be repeated to the bit. These ways, and Winograd's, are open
+where compiled operators are in force (`extension.use`, ACNE_LAB_OPS); there is no choice for a single call.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from itertools import product
 
 import torch
@@ -23,7 +23,7 @@ from acne_lab.ops.extension import native
 
 UNFOLDED = 2**23  # numbers of an unfolded image that are in memory at a time
 
-_weights_needed = ContextVar("weights_needed", default=True)
+_weights_needed = True  # not a context variable: a GPU's derivatives are computed in threads of their own
 
 
 @contextmanager
@@ -34,11 +34,12 @@ def without_weight_gradients() -> Iterator[None]:
     nobody reads, the outer derivative, taken outside, has all. (Autograd tells its own operators which gradients are
     wanted, but not functions written in Python.)
     """
-    token = _weights_needed.set(False)
+    global _weights_needed
+    before, _weights_needed = _weights_needed, False
     try:
         yield
     finally:
-        _weights_needed.reset(token)
+        _weights_needed = before
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
@@ -53,12 +54,12 @@ def conv_transpose2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 
 
 def _apply(x: Tensor, weight: Tensor, *args: object) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Convolution.apply(x, weight, *args, 0)
-    return _convolution(x, weight, *args, 0)  # plain operators alone, which also export
+        return _Convolution.apply(x, weight, *args, (0, 0))
+    return _convolution(x, weight, *args, (0, 0))  # plain operators alone, which also export
 
 
 class _Convolution(torch.autograd.Function):
-    """`conv2d` or its adjoint. The adjoint makes images `extra` larger, where a stride had passed over an edge."""
+    """`conv2d` or its adjoint. The adjoint makes images `extra` (y, x) larger, where a stride had passed over an edge."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding, transposed, extra):
@@ -72,9 +73,9 @@ class _Convolution(torch.autograd.Function):
         stride, padding, transposed = ctx.args
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            extra = 0 if transposed else (x.shape[2] + 2 * padding - weight.shape[2]) % stride
+            extra = (0, 0) if transposed else _passed_over(x, weight.shape[2], stride, padding)
             grad_x = _Convolution.apply(grad, weight, stride, padding, not transposed, extra)
-        if ctx.needs_input_grad[1] and _weights_needed.get():
+        if ctx.needs_input_grad[1] and _weights_needed:
             large, small = (grad, x) if transposed else (x, grad)
             grad_weight = _WeightGradient.apply(large, small, weight.shape[2], stride, padding)
         return grad_x, grad_weight, None, None, None, None
@@ -95,14 +96,21 @@ class _WeightGradient(torch.autograd.Function):
         k, stride, padding = ctx.args
         grad_large = grad_small = None
         if ctx.needs_input_grad[0]:
-            extra = (large.shape[2] + 2 * padding - k) % stride
+            extra = _passed_over(large, k, stride, padding)
             grad_large = _Convolution.apply(small, grad, stride, padding, True, extra)
         if ctx.needs_input_grad[1]:
-            grad_small = _Convolution.apply(large, grad, stride, padding, False, 0)
+            grad_small = _Convolution.apply(large, grad, stride, padding, False, (0, 0))
         return grad_large, grad_small, None, None, None
 
 
-def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: int) -> Tensor:
+def _passed_over(x: Tensor, k: int, stride: int, padding: int) -> tuple[int, int]:
+    """How many pixels at the lower and the right edge a strided convolution does not read."""
+    return (x.shape[2] + 2 * padding - k) % stride, (x.shape[3] + 2 * padding - k) % stride
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: tuple[int, int]
+) -> Tensor:
     if winograd.serves(x, weight, stride, padding):
         return torch.ops.acne_lab.cpu_winograd_conv2d(x, weight, transposed)
     k = weight.shape[2]
@@ -111,7 +119,7 @@ def _convolution(x: Tensor, weight: Tensor, stride: int, padding: int, transpose
             return _transposed_by_product(x, weight, stride, padding, extra)
         if not transposed and (x.shape[2] + 2 * padding - k) // stride < 4:
             return _convolution_by_product(x, weight, stride, padding)
-    return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, [extra] * 2, 1)
+    return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, extra, 1)
 
 
 def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
@@ -136,16 +144,17 @@ def _by_product(x: Tensor) -> bool:
 def _convolution_by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     patches = _patches(x, weight.shape[2], stride, padding)
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
-    return (patches.reshape(-1, matrix.shape[1]) @ matrix.t()).view(*patches.shape[:3], -1).permute(0, 3, 1, 2)
+    y = patches.reshape(patches.shape[:3].numel(), matrix.shape[1]) @ matrix.t()
+    return y.view(*patches.shape[:3], len(weight)).permute(0, 3, 1, 2)
 
 
-def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, padding: int, extra: int) -> Tensor:
+def _transposed_by_product(x: Tensor, weight: Tensor, stride: int, padding: int, extra: tuple[int, int]) -> Tensor:
     n, i, h, w = x.shape
     _, o, k, _ = weight.shape
     matrix = weight.permute(0, 2, 3, 1).flatten(1)
-    patches = (x.permute(0, 2, 3, 1).reshape(-1, i) @ matrix).view(n, h, w, k, k, o)
+    patches = (x.permute(0, 2, 3, 1).reshape(n * h * w, i) @ matrix).view(n, h, w, k, k, o)
     last_y, last_x = (h - 1) * stride, (w - 1) * stride
-    y = x.new_zeros(n, last_y + k + extra, last_x + k + extra, o)
+    y = x.new_zeros(n, last_y + k + extra[0], last_x + k + extra[1], o)
     for ky, kx in product(range(k), range(k)):
         y[:, ky : ky + last_y + 1 : stride, kx : kx + last_x + 1 : stride] += patches[:, :, :, ky, kx]
     return y[:, padding : y.shape[1] - padding, padding : y.shape[2] - padding].permute(0, 3, 1, 2)
@@ -155,11 +164,11 @@ def _weight_gradient_by_product(large: Tensor, small: Tensor, k: int, stride: in
     o, i = small.shape[1], large.shape[1]
     patches = _patches(large, k, stride, padding)[:, : small.shape[2], : small.shape[3]]
     grads = small.permute(0, 2, 3, 1)
-    num_images = max(1, UNFOLDED // patches[0].numel())
-    total = None
+    num_images = max(1, UNFOLDED // patches.shape[1:].numel())
+    total = large.new_zeros(o, k * k * i)
     for some_patches, some_grads in zip(patches.split(num_images), grads.split(num_images)):
-        unfolded, grad = some_patches.reshape(-1, k * k * i), some_grads.reshape(-1, o)
-        total = grad.t() @ unfolded if total is None else total.addmm_(grad.t(), unfolded)
+        num_pixels = some_grads.shape[:3].numel()
+        total.addmm_(some_grads.reshape(num_pixels, o).t(), some_patches.reshape(num_pixels, k * k * i))
     return total.view(o, k, k, i).permute(0, 3, 1, 2)
 
 

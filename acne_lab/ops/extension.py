@@ -151,12 +151,13 @@ def _load(kind: str) -> str | None:
     """Load the library; return None, or why that is not possible."""
     try:
         library = prepare(kind).library
-        if library is None:
-            return "compiling failed (`acne-lab ops info` shows how, `acne-lab ops build` tries again)"
-        import_module("acne_lab.ops.schemas")
-        torch.ops.load_library(library)
-    except Unavailable as problem:
+    except (Unavailable, OSError) as problem:
         return str(problem)
+    if library is None:
+        return "compiling failed (`acne-lab ops info` shows how, `acne-lab ops build` tries again)"
+    import_module("acne_lab.ops.schemas")
+    try:
+        torch.ops.load_library(library)
     except OSError as error:
         return f"{error.__cause__ or error} (without the folder {library.parent} it is compiled again)"
     return None

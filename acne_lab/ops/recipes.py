@@ -71,7 +71,8 @@ def compiler_of(kind: str) -> Compiler:
     major = str(torch.version.cuda).split(".")[0]
     if not nvcc.version.startswith(f"release {major}."):
         raise Unavailable(f"{nvcc.command[0]} is not of CUDA {major}, which this torch is built with: set CUDA_HOME")
-    return Compiler(command=(*nvcc.command, "-ccbin", cxx.command[-1]), version=f"{nvcc.version}, {cxx.version}")
+    host = [word for word in cxx.command if not word.startswith("-")][-1]  # behind a launcher, as ccache is
+    return Compiler(command=(*nvcc.command, "-ccbin", host), version=f"{nvcc.version}, {cxx.version}")
 
 
 def _cpu_sources() -> dict[str, tuple[str, ...]]:

@@ -17,7 +17,7 @@ SCHEMAS = (
     # gradgrad * grad * (the second derivative by x)
     "bias_act_backward2(Tensor gradgrad, Tensor grad, Tensor saved, Tensor? b, int dim, str act, float alpha,"
     " float gain, float clamp) -> Tensor",
-    # Pairs are (x, y), padding is [x0, x1, y0, y1]; f is [fh, fw].
+    # Pairs are (x, y), padding is [x0, x1, y0, y1]; f is [fh, fw], on CUDA of float32.
     "upfirdn2d(Tensor x, Tensor f, int[2] up, int[2] down, int[4] padding, bool flip_filter, float gain) -> Tensor",
     # clamp(gain * lrelu(filter(x) * scale[n, c] + noise[n or 1, 1, h, w] + b[c], alpha)); None leaves a part out.
     "epilogue(Tensor x, Tensor? scale, Tensor? noise, Tensor? b, Tensor? f, int[4] padding, float filter_gain,"

@@ -18,7 +18,6 @@ from acne_lab.data.table import COLUMNS, ImageTable
 from acne_lab.gan import Augment, Discriminator, Generator
 from acne_lab.gan.flops import FlopCounter, training_flops
 from acne_lab.gan.module import StyleGAN2, check_batch
-from acne_lab.jobs.malloc import keep_freed_memory
 
 CLASSES = ("mild", "moderate", "severe")
 SMALL = {"img_resolution": 16, "channel_base": 64, "channel_max": 8}
@@ -299,7 +298,6 @@ def resident_mb():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow():
     """Over 1,000 iterations: less than 4 kB each would show."""
-    keep_freed_memory()  # as jobs do
     held = {}
 
     class Watch(pl.Callback):
@@ -344,3 +342,13 @@ def test_fakes_are_new_by_default():
     fit(model, num_iterations=1)
     assert len(drawn) == 2
     assert not torch.equal(*drawn)
+
+
+def test_other_operators_than_before_are_spoken_of():
+    model, checkpoint = make_model(), {}
+    model.on_save_checkpoint(checkpoint)
+    now = checkpoint["gan"]["operators"]
+    before = {"native": "reference", "reference": "native"}[now]
+    model.on_load_checkpoint({"gan": {**checkpoint["gan"], "operators": before}})
+    with pytest.warns(UserWarning, match=f"trained with {before} operators and goes on with {now} ones"):
+        fit(model, num_iterations=1)

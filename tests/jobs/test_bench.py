@@ -8,15 +8,18 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from tiny import TINY_GAN, TOY, composed
 
-from acne_lab.gan.flops import PHASES
+from acne_lab.build import build
+from acne_lab.gan.flops import PHASES, generation_flops, training_flops
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.jobs import measure
 from acne_lab.jobs.bench import arguments, bench, overrides, table
 from acne_lab.jobs.overheads import training_overheads, two_processes
 from acne_lab.jobs.shares import KINDS, kind_of
 from acne_lab.jobs.stopwatch import Stopwatch
+from acne_lab.ops import extension
 
 TINY = "8-64-b4"
 QUICK = {"repeats": 1, "seconds": 0.0, "device": "cpu"}
@@ -186,6 +189,16 @@ def test_the_operators_are_those_that_were_asked_for(monkeypatch):
     )
     assert bench(configs=(TINY,), impl="reference", overheads=False)["impl"] == "reference"
     assert given == ["reference"]
+
+
+def test_the_count_of_operations_does_not_depend_on_the_operators():
+    with torch.device("meta"):
+        G, D = (build(composed("train", *overrides(TINY))["model"][name]) for name in "GD")
+    counts = []
+    for impl in ("native", "reference"):
+        with extension.use(impl):
+            counts.append((training_flops(G, D, 4), generation_flops(G, 4)))
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
-from acne_lab.ops import extension
+from acne_lab.ops import convolution, extension
 from acne_lab.ops.convolution import conv2d, conv_transpose2d, without_weight_gradients
 
 SHAPES = [  # k, stride, padding, side
@@ -64,22 +64,30 @@ def test_keeps_the_memory_format(memory_format):
     assert grad.is_contiguous(memory_format=memory_format)
 
 
-BY_PRODUCT = [  # more weights than pixels, and wide strided ones: n, in, out, side, stride
-    (2, 64, 128, 4, 1),
-    (2, 96, 90, 4, 2),
-    (2, 512, 256, 4, 1),
-    (2, 256, 512, 9, 2),
-    (2, 512, 256, 4, 2),
-    (4, 128, 256, 6, 2),
-    (3, 512, 512, 9, 1),
+EVERY = {"_convolution_by_product", "_transposed_by_product", "_weight_gradient_by_product"}
+BY_PRODUCT = [  # more weights than pixels, and wide strided ones: n, in, out, side, stride, what is then a product
+    (2, 64, 130, 4, 1, {"_weight_gradient_by_product"}),
+    (2, 96, 90, 4, 2, {"_weight_gradient_by_product"}),
+    (2, 512, 256, 4, 1, EVERY),
+    (2, 256, 512, 9, 2, EVERY),
+    (2, 512, 256, 4, 2, EVERY),
+    (0, 512, 256, 4, 2, EVERY),
+    (4, 128, 256, 6, 2, {"_weight_gradient_by_product"}),
+    (3, 512, 512, 9, 1, {"_weight_gradient_by_product"}),
 ]
 
 
-@pytest.mark.parametrize(("n", "i", "o", "side", "stride"), BY_PRODUCT)
+@pytest.mark.parametrize(("n", "i", "o", "side", "stride", "products"), BY_PRODUCT)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_products_of_matrices_do_what_the_library_does(n, i, o, side, stride, memory_format, monkeypatch):
+def test_products_of_matrices_do_what_the_library_does(n, i, o, side, stride, products, memory_format, monkeypatch):
     """Where they take its place: in the gradients of a weight, and where few pixels are up-sampled."""
     monkeypatch.setattr("acne_lab.ops.convolution.UNFOLDED", 2 * 9 * i * side**2)  # some images at a time
+    called = set()
+    for name in EVERY:
+        original = getattr(convolution, name)
+        monkeypatch.setattr(
+            convolution, name, lambda *args, name=name, original=original: called.add(name) or original(*args)
+        )
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(n, i, side, side, generator=rng).to(memory_format=memory_format).requires_grad_()
     weight = torch.randn(o, i, 3, 3, generator=rng).to(memory_format=memory_format).requires_grad_()
@@ -94,5 +102,20 @@ def test_products_of_matrices_do_what_the_library_does(n, i, o, side, stride, me
             second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, weight])
         return [y, up, *first, *second]
 
-    for got, expected in zip(results("auto"), results("reference")):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    expected = results("reference")
+    assert not called
+    for ours, theirs in zip(results("native"), expected):
+        largest = theirs.abs().max().item() if theirs.numel() else 0.0
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * largest)
+    assert called == products
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_images_that_are_not_square(transposed):
+    """A stride of 2 passes over the last column, and over no row."""
+    ours, theirs = (conv_transpose2d, F.conv_transpose2d) if transposed else (conv2d, F.conv2d)
+    x, weight = operands(3, 5, transposed=transposed)
+    x = torch.cat([x, x[..., :1]], dim=3).detach().requires_grad_()
+    torch.testing.assert_close(ours(x, weight, 2), theirs(x, weight, None, 2))
+    assert gradcheck(lambda x, w: ours(x, w, 2), (x, weight))
+    assert gradgradcheck(lambda x, w: ours(x, w, 2), (x, weight))

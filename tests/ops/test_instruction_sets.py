@@ -17,7 +17,10 @@ def test_operators(capability):
     here = torch.backends.cpu.get_cpu_capability().lower()
     if list(SETS).index(capability) > list(SETS).index(here):
         pytest.skip(f"this processor has {here}")
-    files = [Path(__file__).parent / f"test_{name}.py" for name in ("bias_act", "upfirdn2d", "epilogue", "winograd")]
+    files = [
+        Path(__file__).parent / f"test_{name}.py"
+        for name in ("bias_act", "upfirdn2d", "epilogue", "winograd", "convolution")
+    ]
     code = f"""
 import sys, pytest, torch
 from acne_lab.ops import extension
