@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 def keep_freed_memory() -> bool:
     """Let this process keep what it frees, for the next iteration; False where the C library is not glibc.
 
-    A process then holds its peak until it ends, and that is up to a third higher: blocks of many sizes lie side by side.
+    A process then holds its peak until it ends; up to a third more, as blocks of many sizes lie side by side.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

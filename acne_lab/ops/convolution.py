@@ -59,7 +59,7 @@ def _apply(x: Tensor, weight: Tensor, *args: object) -> Tensor:
 
 
 class _Convolution(torch.autograd.Function):
-    """`conv2d` or its adjoint. The adjoint makes images `extra` (y, x) larger, where a stride had passed over an edge."""
+    """`conv2d` or its adjoint, which makes images `extra` (y, x) larger, where a stride had passed over an edge."""
 
     @staticmethod
     def forward(ctx, x, weight, stride, padding, transposed, extra):
