@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from acne_lab.ops.convolution import without_weight_gradients
+from acne_lab.ops.weight_gradients import without_weight_gradients
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from acne_lab.ops.extension import native
+from acne_lab.ops.weight_gradients import weight_gradients_needed
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class _BiasAct(torch.autograd.Function):
     def backward(ctx, grad):
         x, b, y = ctx.saved_tensors
         dim, act, alpha, gain, clamp = ctx.settings
-        needs_b = ctx.needs_input_grad[1]
+        needs_b = ctx.needs_input_grad[1] and weight_gradients_needed()
         grad_b = None
         if _is_affine(act, clamp):
             grad_x = grad if gain == 1 else grad * gain

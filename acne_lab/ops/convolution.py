@@ -10,8 +10,6 @@ the processor's instruction set alone, so that a run can be repeated to the bit.
 where compiled operators are in force (`extension.use`, ACNE_LAB_OPS); there is no choice for a single call.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 
 import torch
@@ -20,26 +18,9 @@ from torch import Tensor
 
 from acne_lab.ops import winograd
 from acne_lab.ops.extension import native
+from acne_lab.ops.weight_gradients import weight_gradients_needed
 
 UNFOLDED = 2**23  # numbers of an unfolded image that are in memory at a time
-
-_weights_needed = True  # not a context variable: a GPU's derivatives are computed in threads of their own
-
-
-@contextmanager
-def without_weight_gradients() -> Iterator[None]:
-    """Inside, `torch.autograd.grad` with respect to images or latents does not compute gradients of weights.
-
-    R1 and path length differentiate such a gradient again: what is left out in the inner derivative is work that
-    nobody reads, the outer derivative, taken outside, has all. (Autograd tells its own operators which gradients are
-    wanted, but not functions written in Python.)
-    """
-    global _weights_needed
-    before, _weights_needed = _weights_needed, False
-    try:
-        yield
-    finally:
-        _weights_needed = before
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
@@ -75,7 +56,7 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             extra = (0, 0) if transposed else _passed_over(x, weight.shape[2], stride, padding)
             grad_x = _Convolution.apply(grad, weight, stride, padding, not transposed, extra)
-        if ctx.needs_input_grad[1] and _weights_needed:
+        if ctx.needs_input_grad[1] and weight_gradients_needed():
             large, small = (grad, x) if transposed else (x, grad)
             grad_weight = _WeightGradient.apply(large, small, weight.shape[2], stride, padding)
         return grad_x, grad_weight, None, None, None, None

@@ -14,6 +14,7 @@ from torch import Tensor
 from acne_lab.ops.bias_act import bias_act, lrelu_grad
 from acne_lab.ops.extension import native
 from acne_lab.ops.upfirdn2d import upfirdn2d
+from acne_lab.ops.weight_gradients import weight_gradients_needed
 
 
 def epilogue(
@@ -112,10 +113,10 @@ def _backward(
         if b is not None:
             x = x - b.to(x.dtype)[:, None, None]
         grad_scale = (dz * x).sum((2, 3), dtype=scale.dtype) / scale
-    if noise is not None:
+    if noise is not None and weight_gradients_needed():
         grad_noise = dz.sum(1, keepdim=True, dtype=noise.dtype)
         if noise.shape[0] == 1:
             grad_noise = grad_noise.sum(0, keepdim=True)
-    if b is not None:
+    if b is not None and weight_gradients_needed():
         grad_b = dz.sum((0, 2, 3), dtype=b.dtype)
     return grad_x, grad_scale, grad_noise, grad_b

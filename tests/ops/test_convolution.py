@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from acne_lab.ops import convolution, extension
-from acne_lab.ops.convolution import conv2d, conv_transpose2d, without_weight_gradients
+from acne_lab.ops.convolution import conv2d, conv_transpose2d
 
 SHAPES = [  # k, stride, padding, side
     (3, 1, 1, 6),
@@ -34,24 +34,6 @@ def test_derivatives(k, stride, padding, side, transposed):
     torch.testing.assert_close(ours(x, weight, stride, padding), theirs(x, weight, None, stride, padding))
     assert gradcheck(lambda x, w: ours(x, w, stride, padding), (x, weight))
     assert gradgradcheck(lambda x, w: ours(x, w, stride, padding), (x, weight))
-
-
-def test_an_inner_derivative_without_weight_gradients_has_the_same_outer_one():
-    """R1's way: the gradient of the weight flows through the gradient of the images."""
-    x, weight = operands(3, 6)
-
-    def penalty(*, skip):
-        y = conv2d(conv2d(x, weight[:2], padding=1).square(), weight, padding=1)
-        if skip:
-            with without_weight_gradients():
-                (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-        else:
-            (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-        return torch.autograd.grad(grad.square().sum(), weight)[0]
-
-    torch.testing.assert_close(penalty(skip=True), penalty(skip=False), rtol=0, atol=0)
-    with without_weight_gradients():
-        assert torch.autograd.grad(conv2d(x, weight).sum(), weight, allow_unused=True) == (None,)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
