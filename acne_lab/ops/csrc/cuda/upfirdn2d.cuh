@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(num_threads)
     upfirdn2d_tiled(const T* __restrict__ x, const float* __restrict__ f, T* __restrict__ y, Resampling r, Tile t,
                     Tail tail) {
   using S = sum_t<T>;
-  alignas(32) extern __shared__ unsigned char shared_memory[];
+  alignas(128) extern __shared__ unsigned char shared_memory[];
   S* shared = reinterpret_cast<S*>(shared_memory);
 
   int64_t block = blockIdx.x;
