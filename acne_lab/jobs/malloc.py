@@ -5,6 +5,7 @@ each page of each activation at every iteration, which took 10 to 25 % of the ti
 """
 
 import ctypes
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
 
@@ -14,14 +15,19 @@ def keep_freed_memory() -> bool:
 
     A process then holds its peak until it ends; up to a third more, as blocks of many sizes lie side by side.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    mallopt = _function("mallopt")
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def return_freed_memory() -> None:
     """Give the operating system back what is free now."""
-    if keep_freed_memory():
-        ctypes.CDLL(None).malloc_trim(0)
+    if malloc_trim := _function("malloc_trim"):
+        malloc_trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """One of glibc's own; None in another C library."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return None

@@ -31,3 +31,29 @@ def test_the_second_time_costs_nothing():
 def test_other_c_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr("ctypes.CDLL", lambda name: object())
     assert keep_freed_memory() is False
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks for glibc")
+def test_what_is_kept_can_be_returned():
+    script = """
+import re
+import torch
+from pathlib import Path
+from acne_lab.jobs.malloc import keep_freed_memory, return_freed_memory
+
+def resident_mb():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+keep_freed_memory()
+before = resident_mb()
+x = torch.ones(64 * 2**20)  # 256 MiB
+y = torch.ones(1)
+del x
+kept = resident_mb()
+return_freed_memory()
+print(kept - before, resident_mb() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept > 200
+    assert left < 50
