@@ -45,7 +45,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-all: lint
 	$(BIN)/python -m pytest -m "not gpu"
