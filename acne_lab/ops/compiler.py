@@ -260,7 +260,7 @@ def _ninja_file(recipe: Recipe, compiler: Compiler) -> str:
 
 def _run(ninja: str, folder: Path, time_limit: float) -> str | None:
     """Run ninja; return None, or the last lines that it wrote and how it ended."""
-    output = folder / "output.txt"  # no pipe: a helper that outlives the compiler would keep it open
+    output = folder / "output.txt"  # no pipe: a process that outlives the compiler would keep it open
     with output.open("wb") as file:
         process = subprocess.Popen(
             [ninja],
