@@ -359,3 +359,18 @@ def test_a_user_without_a_home(monkeypatch):
     assert compiler.cache_dir() == Path("/somewhere/acne_lab")
     monkeypatch.setenv("ACNE_LAB_CACHE", "here")
     assert compiler.cache_dir() == Path("here").absolute()
+
+
+def test_a_full_disk_is_no_verdict_on_the_sources(place):
+    """It is not remembered: the next process compiles."""
+    full = place.folder / "full"
+    full.write_text(
+        f"#!/bin/sh\nif [ -e {shlex.quote(str(place.slow))} ]; then\n"
+        'case "$*" in *" -c "*) echo "error writing to one.o: No space left on device" >&2; exit 1 ;;'
+        '\nesac\nfi\nexec c++ "$@"\n'
+    )
+    full.chmod(0o755)
+    place.slow.touch()
+    assert "No space left on device" in place.run(cxx=str(full))["unavailable"]
+    place.slow.unlink()
+    assert place.run(cxx=str(full))["answer"] == 42
