@@ -49,8 +49,13 @@ def bench(
     for name in configs:
         overrides(name)  # a wrong name is an error now, not after the others are measured
     env = os.environ | ({"ACNE_LAB_OPS": impl} if impl else {})
-    options = {"repeats": repeats, "seconds": seconds, "device": device, "num_threads": num_threads}
-    options["profile"] = profile
+    options = {
+        "repeats": repeats,
+        "seconds": seconds,
+        "device": device,
+        "num_threads": num_threads,
+        "profile": profile,
+    }
     report = {"environment": environment(), "impl": env.get("ACNE_LAB_OPS", "auto"), "peak_gflops": {}, "results": []}
 
     def save() -> None:

@@ -72,13 +72,17 @@ def bias_act(
     activation = ACTIVATIONS[act]
     alpha = activation.alpha if alpha is None else alpha
     gain = activation.gain if gain is None else gain
-    if alpha < 0 or (clamp is not None and clamp < 0):
-        raise ValueError(f"alpha and clamp must be at least 0, not {alpha} and {clamp}")
+    check_constants(alpha, clamp)
     if native(x.device, impl):
         if b is None and act == "linear" and gain == 1 and clamp is None:
             return x
         return _BiasAct.apply(x, b, dim, act, alpha, gain, -1.0 if clamp is None else clamp)
     return _reference(_add(x, b, dim), act, alpha, gain, clamp)
+
+
+def check_constants(alpha: float, clamp: float | None) -> None:
+    if alpha < 0 or (clamp is not None and clamp < 0):
+        raise ValueError(f"alpha and clamp must be at least 0, not {alpha} and {clamp}")
 
 
 def lrelu_grad(grad: Tensor, y: Tensor, alpha: float, gain: float, clamp: float) -> Tensor:

@@ -7,7 +7,7 @@ convolution, the gradient of the weight an operator of its own, and the derivati
 On a CPU the library (oneDNN) is slow where there are more weights than pixels, and at the gradient of wide strided
 weights: there one matrix product over the unfolded image takes its place. Which way is taken follows from shapes and
 the processor's instruction set alone, so that a run can be repeated to the bit. These ways, and Winograd's, are open
-where compiled operators are in force (`extension.use`, ACNE_LAB_OPS); there is no choice for a single call.
+where compiled operators are in force.
 """
 
 from itertools import product
@@ -23,65 +23,67 @@ from acne_lab.ops.weight_gradients import weight_gradients_needed
 UNFOLDED = 2**23  # numbers of an unfolded image that are in memory at a time
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, impl: str = "auto") -> Tensor:
     """Correlate [N, in, H, W] with [out, in, k, k]: [N, out, (H + 2 padding - k) // stride + 1, ...]."""
-    return _apply(x, weight, stride, padding, False)
+    return _apply(x, weight, stride, padding, False, impl)
 
 
-def conv_transpose2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+def conv_transpose2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, impl: str = "auto") -> Tensor:
     """The adjoint of `conv2d` with the same weight: [N, out, H, W] -> [N, in, (H - 1) stride - 2 padding + k, ...]."""
-    return _apply(x, weight, stride, padding, True)
+    return _apply(x, weight, stride, padding, True, impl)
 
 
-def _apply(x: Tensor, weight: Tensor, *args: object) -> Tensor:
+def _apply(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, impl: str) -> Tensor:
+    """`impl` (see `extension.native`) holds for the derivatives too."""
+    args = stride, padding, transposed, (0, 0), native(x.device, impl)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Convolution.apply(x, weight, *args, (0, 0))
-    return _convolution(x, weight, *args, (0, 0))  # plain operators alone, which also export
+        return _Convolution.apply(x, weight, *args)
+    return _convolution(x, weight, *args)  # plain operators alone, which also export
 
 
 class _Convolution(torch.autograd.Function):
     """`conv2d` or its adjoint, which makes images `extra` (y, x) larger, where a stride had passed over an edge."""
 
     @staticmethod
-    def forward(ctx, x, weight, stride, padding, transposed, extra):
+    def forward(ctx, x, weight, stride, padding, transposed, extra, is_native):
         ctx.save_for_backward(x, weight)
-        ctx.args = stride, padding, transposed
-        return _convolution(x, weight, stride, padding, transposed, extra)
+        ctx.args = stride, padding, transposed, is_native
+        return _convolution(x, weight, stride, padding, transposed, extra, is_native)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        stride, padding, transposed = ctx.args
+        stride, padding, transposed, is_native = ctx.args
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             extra = (0, 0) if transposed else _passed_over(x, weight.shape[2], stride, padding)
-            grad_x = _Convolution.apply(grad, weight, stride, padding, not transposed, extra)
+            grad_x = _Convolution.apply(grad, weight, stride, padding, not transposed, extra, is_native)
         if ctx.needs_input_grad[1] and weight_gradients_needed():
             large, small = (grad, x) if transposed else (x, grad)
-            grad_weight = _WeightGradient.apply(large, small, weight.shape[2], stride, padding)
-        return grad_x, grad_weight, None, None, None, None
+            grad_weight = _WeightGradient.apply(large, small, weight.shape[2], stride, padding, is_native)
+        return grad_x, grad_weight, None, None, None, None, None
 
 
 class _WeightGradient(torch.autograd.Function):
     """sum over images and positions of small[n, o, y, x] large[n, i, y stride + ky - padding, ...]: [o, i, ky, kx]."""
 
     @staticmethod
-    def forward(ctx, large, small, k, stride, padding):
+    def forward(ctx, large, small, *args):
         ctx.save_for_backward(large, small)
-        ctx.args = k, stride, padding
-        return _weight_gradient(large, small, k, stride, padding)
+        ctx.args = args
+        return _weight_gradient(large, small, *args)
 
     @staticmethod
     def backward(ctx, grad):
         large, small = ctx.saved_tensors
-        k, stride, padding = ctx.args
+        k, stride, padding, is_native = ctx.args
         grad_large = grad_small = None
         if ctx.needs_input_grad[0]:
             extra = _passed_over(large, k, stride, padding)
-            grad_large = _Convolution.apply(small, grad, stride, padding, True, extra)
+            grad_large = _Convolution.apply(small, grad, stride, padding, True, extra, is_native)
         if ctx.needs_input_grad[1]:
-            grad_small = _Convolution.apply(large, grad, stride, padding, False, (0, 0))
-        return grad_large, grad_small, None, None, None
+            grad_small = _Convolution.apply(large, grad, stride, padding, False, (0, 0), is_native)
+        return grad_large, grad_small, None, None, None, None
 
 
 def _passed_over(x: Tensor, k: int, stride: int, padding: int) -> tuple[int, int]:
@@ -90,12 +92,18 @@ def _passed_over(x: Tensor, k: int, stride: int, padding: int) -> tuple[int, int
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, extra: tuple[int, int]
+    x: Tensor,
+    weight: Tensor,
+    stride: int,
+    padding: int,
+    transposed: bool,
+    extra: tuple[int, int],
+    is_native: bool,
 ) -> Tensor:
-    if winograd.serves(x, weight, stride, padding):
+    if is_native and winograd.serves(x, weight, stride, padding):
         return torch.ops.acne_lab.cpu_winograd_conv2d(x, weight, transposed)
     k = weight.shape[2]
-    if _by_product(x) and k > 1 and weight.shape[:2].numel() >= 2**17:
+    if is_native and _by_product(x) and k > 1 and weight.shape[:2].numel() >= 2**17:
         if transposed and x.shape[2] <= 4:
             return _transposed_by_product(x, weight, stride, padding, extra)
         if not transposed and (x.shape[2] + 2 * padding - k) // stride < 4:
@@ -103,10 +111,10 @@ def _convolution(
     return torch.ops.aten.convolution(x, weight, None, [stride] * 2, [padding] * 2, [1, 1], transposed, extra, 1)
 
 
-def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int) -> Tensor:
+def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding: int, is_native: bool) -> Tensor:
     num_weights = small.shape[1] * large.shape[1]  # of one tap
     num_pixels = small.shape[0] * small.shape[2] * small.shape[3]
-    if _by_product(small) and k > 1:
+    if is_native and _by_product(small) and k > 1:
         is_slow = stride > 1 or num_weights >= 2**18 or torch.backends.cpu.get_cpu_capability() != "AVX512"
         if num_weights >= 256 * num_pixels or (num_weights >= 2**15 and is_slow):
             return _weight_gradient_by_product(large, small, k, stride, padding)
@@ -119,7 +127,7 @@ def _weight_gradient(large: Tensor, small: Tensor, k: int, stride: int, padding:
 
 def _by_product(x: Tensor) -> bool:
     """Whether products of matrices may take the library's place."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and native(x.device)
+    return x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def _convolution_by_product(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:

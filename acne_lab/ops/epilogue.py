@@ -11,7 +11,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from acne_lab.ops.bias_act import bias_act, lrelu_grad
+from acne_lab.ops.bias_act import bias_act, check_constants, lrelu_grad
 from acne_lab.ops.extension import native
 from acne_lab.ops.upfirdn2d import upfirdn2d
 from acne_lab.ops.weight_gradients import weight_gradients_needed
@@ -59,8 +59,7 @@ def epilogue(
         if noise is not None:
             x = x + noise.to(x.dtype)
         return bias_act(x, b, act="lrelu", alpha=alpha, gain=gain, clamp=clamp, impl="reference")
-    if alpha < 0 or (clamp is not None and clamp < 0):
-        raise ValueError(f"alpha and clamp must be at least 0, not {alpha} and {clamp}")
+    check_constants(alpha, clamp)
     clamp = -1.0 if clamp is None else clamp
     return _Epilogue.apply(x, scale, noise, b, f, padding, filter_gain, alpha, gain, clamp)
 

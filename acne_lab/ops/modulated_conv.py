@@ -45,6 +45,7 @@ def modulated_conv2d(
     alpha: float = 1.0,
     gain: float = 1.0,
     clamp: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Convolve with 3x3 weights scaled per sample by `styles` and normalised to unit variance; add noise, activate.
 
@@ -67,6 +68,7 @@ def modulated_conv2d(
         alpha: slope of the leaky ReLU's negative side; 1 leaves it out.
         gain: factor after it.
         clamp: the result is limited to +-clamp; None does not limit.
+        impl: native, reference or auto; see `extension.native`.
 
     Returns:
         [N, out, H up, W up] in x's dtype.
@@ -86,11 +88,11 @@ def modulated_conv2d(
         weight = weight / (weight_size[:, None, None] if up == 2 else weight_size[:, None, None, None])
         d = (d * style_size * weight_size).clamp_max(torch.finfo(torch.float16).max)  # inf * 0 would be no number
     y = x * styles.to(x.dtype)[:, :, None, None]
-    tail = {"scale": d, "noise": noise, "b": b, "alpha": alpha, "gain": gain, "clamp": clamp}
+    tail = {"scale": d, "noise": noise, "b": b, "alpha": alpha, "gain": gain, "clamp": clamp, "impl": impl}
     if up == 1:
-        return epilogue(conv2d(y, weight.to(x.dtype), padding=1), **tail)
+        return epilogue(conv2d(y, weight.to(x.dtype), padding=1, impl=impl), **tail)
     assert up == 2 and f is not None
-    y = conv_transpose2d(y, weight.to(x.dtype), stride=2)  # [N, out, 2 H + 1, 2 W + 1]
+    y = conv_transpose2d(y, weight.to(x.dtype), stride=2, impl=impl)  # [N, out, 2 H + 1, 2 W + 1]
     taps = f.shape[-1]  # one pixel less of padding on the left than up-sampling takes: the kernel has widened the image
     left, right = (taps + 1) // 2 - 1, (taps - 2) // 2
     return epilogue(y, f=f, padding=(left, right, left, right), filter_gain=4.0, **tail)

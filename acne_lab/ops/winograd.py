@@ -9,8 +9,6 @@ comes out, in all of the 2 x 2 pixels that share it.
 import torch
 from torch import Tensor
 
-from acne_lab.ops.extension import native
-
 # Measured against oneDNN with AVX-512. Channels are computed this many at a time; with half as many, the transforms of
 # images cost more than the products save. So do those of the weight with fewer tiles, which are 2 x 2 pixels.
 CHANNELS = 32
@@ -20,8 +18,7 @@ MIN_TILES = 128
 def serves(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     """Whether a convolution of [N, C, H, W] or the adjoint of one is for Winograd's algorithm: can be, and is faster.
 
-    It depends on nothing but shapes, types and layout, so that the same call gives the same numbers again, and on
-    whether compiled operators are in force.
+    It depends on nothing but shapes, types and layout, so that the same call gives the same numbers again.
     """
     return (
         weight.shape[2:] == (3, 3)
@@ -32,5 +29,4 @@ def serves(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.is_contiguous(memory_format=torch.channels_last)
-        and native(x.device)
     )

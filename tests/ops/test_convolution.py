@@ -92,6 +92,20 @@ def test_products_of_matrices_do_what_the_library_does(n, i, o, side, stride, pr
     assert called == products
 
 
+def test_the_implementation_of_a_call_is_that_of_its_derivatives(monkeypatch):
+    products = []
+    for name in EVERY:
+        original = getattr(convolution, name)
+        monkeypatch.setattr(convolution, name, lambda *args, f=original: products.append(f) or f(*args))
+    x, weight = torch.randn(2, 512, 4, 4), torch.randn(256, 512, 3, 3)
+    for impl, process in (("reference", "native"), ("native", "reference")):
+        x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+        products.clear()
+        with extension.use(process):
+            torch.autograd.grad(conv2d(x, weight, 2, impl=impl).sum(), (x, weight))
+            assert bool(products) == (impl == "native")
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_images_that_are_not_square(transposed):
     """A stride of 2 passes over the last column, and over no row."""

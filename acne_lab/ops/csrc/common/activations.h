@@ -15,6 +15,7 @@
 namespace acne_lab {
 
 enum class Act { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+constexpr const char* kActNames[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
 
 // The constants of one call. T is the type of arithmetic: float, or double for double tensors.
 template <class T>

@@ -6,10 +6,8 @@ namespace acne_lab {
 namespace {
 
 Act act_named(std::string_view name) {
-  constexpr std::string_view names[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
-                                        "elu",    "selu", "softplus", "swish"};
-  for (int i = 0; i < int(std::size(names)); i++) {
-    if (names[i] == name) return Act(i);
+  for (int i = 0; i < int(std::size(kActNames)); i++) {
+    if (kActNames[i] == name) return Act(i);
   }
   TORCH_CHECK_VALUE(false, "there is no activation ", std::string(name));
 }

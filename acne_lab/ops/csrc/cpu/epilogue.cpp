@@ -37,6 +37,18 @@ struct Operands {
     }
   }
 
+  // To an Epilogue or an EpilogueBackward, which point to them.
+  template <class Call>
+  void give_to(Call& c) const {
+    c.scale = scale.const_data_ptr();
+    c.scale_stride = scale_stride;
+    c.noise = noise.const_data_ptr();
+    c.noise_stride = noise_stride;
+    c.noise_row_stride = noise_row_stride;
+    c.b = b.const_data_ptr();
+  }
+
+ private:
   at::Tensor scale, noise, b;
   int64_t scale_stride = 0, noise_stride = 0, noise_row_stride = 0;
 };
@@ -63,12 +75,7 @@ at::Tensor epilogue(const at::Tensor& input, const OptionalTensor& scale, const 
   c.height = height;
   c.width = width;
   c.channels = x.size(1);
-  c.scale = operands.scale.const_data_ptr();
-  c.scale_stride = operands.scale_stride;
-  c.noise = operands.noise.const_data_ptr();
-  c.noise_stride = operands.noise_stride;
-  c.noise_row_stride = operands.noise_row_stride;
-  c.b = operands.b.const_data_ptr();
+  operands.give_to(c);
   c.alpha = alpha;
   c.gain = gain;
   c.clamp = rounded(clamp, x.scalar_type());
@@ -128,12 +135,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> epilogue_backward(
     c.height = h;
     c.width = w;
     c.channels = channels;
-    c.scale = operands.scale.const_data_ptr();
-    c.scale_stride = operands.scale_stride;
-    c.noise = operands.noise.const_data_ptr();
-    c.noise_stride = operands.noise_stride;
-    c.noise_row_stride = operands.noise_row_stride;
-    c.b = operands.b.const_data_ptr();
+    operands.give_to(c);
     c.grad_noise = noise ? grad_noise.data_ptr() : nullptr;
     c.alpha = alpha;
     c.gain = gain;

@@ -66,10 +66,8 @@ Tensor ordered_like(const Tensor& x, const Tensor& like) {
 // --------------------------------------------------------------------------------------------------------- bias_act
 
 Act act_named(std::string_view name) {
-  constexpr std::string_view names[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
-                                        "elu",    "selu", "softplus", "swish"};
-  for (int i = 0; i < int(std::size(names)); i++)
-    if (names[i] == name) return Act(i);
+  for (int i = 0; i < int(std::size(kActNames)); i++)
+    if (kActNames[i] == name) return Act(i);
   TORCH_CHECK_VALUE(false, "there is no activation ", name);
 }
 
