@@ -1,8 +1,11 @@
 """What the tests of the operators share: tensors in every memory format, and how exact a type is."""
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 # Largest error of one operator, relative to its largest number: a rounding of the result, or a few in the sums.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}
@@ -43,3 +46,11 @@ def assert_near(got: Tensor, expected: Tensor, dtype: torch.dtype, *, roundings:
     largest = expected.abs().max().item() if expected.numel() else 0.0
     atol = roundings * TOLERANCE[dtype] * max(largest, 1.0)
     torch.testing.assert_close(got.double(), expected.double(), rtol=0, atol=atol)
+
+
+def copied_images(run: Callable[[], object], x: Tensor) -> list[str]:
+    """The copies of images as large as `x` that `run` makes."""
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
+        run()
+    events = [event for event in profiled.events() if event.name == "aten::copy_"]
+    return [event.name for event in events if event.input_shapes[0] == list(x.shape)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operands import DTYPES, LAYOUTS, assert_near, images
+from operands import DTYPES, LAYOUTS, assert_near, copied_images, images
 from torch.autograd import grad, gradcheck, gradgradcheck
 
 from acne_lab.ops.epilogue import epilogue
@@ -198,3 +198,11 @@ def test_only_the_output_is_kept():
     y = epilogue(x, *operands(x.shape, x.shape, dtype=torch.float32), impl="native")
     kept = [t for t in y.grad_fn.saved_tensors if t is not None and t.numel() == x.numel()]
     assert [t.data_ptr() for t in kept] == [y.data_ptr()]
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "crop of NCHW", "crop of NHWC", "transposed"])
+def test_parts_of_images_are_read_where_they_are(layout):
+    """Only where the pixels of a row do not lie side by side there is a copy."""
+    x = images((2, 20, 9, 21), torch.float32, layout)
+    copies = copied_images(lambda: epilogue(x, torch.ones(2, 20), b=torch.zeros(20), impl="native"), x)
+    assert len(copies) == (layout == "transposed")

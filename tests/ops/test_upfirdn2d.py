@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operands import DTYPES, LAYOUTS, assert_near, images
+from operands import DTYPES, LAYOUTS, assert_near, copied_images, images
 from torch.autograd import gradcheck, gradgradcheck
 
 from acne_lab.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
@@ -183,3 +183,11 @@ def test_resampling_keeps_size_and_brightness(taps):
     assert filter2d(x, f).shape == x.shape
     for y in (downsample2d(x, f), filter2d(x, f)):
         assert y[0, 0, y.shape[2] // 2, y.shape[3] // 2] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "crop of NCHW", "crop of NHWC", "transposed"])
+def test_parts_of_images_are_read_where_they_are(layout):
+    """Only where the pixels of a row do not lie side by side there is a copy."""
+    x = images((2, 20, 9, 21), torch.float32, layout)
+    copies = copied_images(lambda: upfirdn2d(x, FOUR_TAPS, up=2, padding=(2, 1, 2, 1), impl="native"), x)
+    assert len(copies) == (layout == "transposed")
