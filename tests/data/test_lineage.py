@@ -209,7 +209,7 @@ def test_a_split_by_image_is_refused_exactly_where_it_tears_a_subject(tmp_path_f
     assert refused == torn
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), rows=populations(), seed=st.integers(0, 10**6), population=st.sampled_from(["", "p"]))
 def test_no_descendant_of_training_rows_is_refused(tmp_path_factory, data, rows, seed, population):
     table = split_table(tmp_path_factory.getbasetemp(), rows, seed, population=population)
@@ -220,7 +220,7 @@ def test_no_descendant_of_training_rows_is_refused(tmp_path_factory, data, rows,
         assert not refused(test, lineage, table=table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data(), rows=populations(), seed=st.integers(0, 10**6), population=st.sampled_from(["", "p"]))
 def test_every_leak_is_found_wherever_in_the_ancestry_it_is(tmp_path_factory, data, rows, seed, population):
     """One ancestor was trained on a split of another seed: exactly the test people that it saw are named."""
