@@ -5,7 +5,7 @@ import sys
 from difflib import get_close_matches
 
 VERBS = {
-    "prepare": "build an image table: read, check, split (data=toy|folder|acne04)",
+    "prepare": "build an image table: read, check, split (data=toy|folder|acne04|acnegan)",
     "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
     "generate": "sample a data set from GANs (run=... num_images=...), or draw their latent space (mode=walk)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
