@@ -8,7 +8,7 @@ It does not know whether an edit succeeds: an editor may find no skin. So every 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, cycle
 from typing import Literal
 
 import numpy as np
@@ -49,11 +49,13 @@ def bands_of(classes: Sequence[str]) -> dict[str, tuple[int, int | None]]:
     return dict(zip(classes, zip(fewest, HAYASHI_BANDS, strict=True), strict=True))
 
 
-def class_counts(rows: pd.DataFrame, classes: Sequence[str], *, count: Literal["all", "train"]) -> dict[str, int]:
-    """Images of each class: of the whole table, as published tables count, or of its training rows."""
-    if count not in ("all", "train"):
-        raise ValueError(f"balance.count must be all or train, not {count!r}")
-    counted = rows if count == "all" else rows[rows["split"] == "train"]
+def class_counts(
+    rows: pd.DataFrame, classes: Sequence[str], *, count: Literal["all", "train", "none"]
+) -> dict[str, int]:
+    """Images of each class: of the whole table, as published tables count, of its training rows, or none."""
+    if count not in ("all", "train", "none"):
+        raise ValueError(f"balance.count must be all, train or none, not {count!r}")
+    counted = {"all": rows, "train": rows[rows["split"] == "train"], "none": rows[:0]}[count]
     return {name: int((counted["severity"] == name).sum()) for name in classes}
 
 
@@ -170,7 +172,7 @@ def plan_edits(
 
     Returns:
         the columns of COLUMNS, in the order in which to work. `number` counts within a severity; spares follow, as
-        many as there are sources left for, at most as many again. `lesions_before` + `num_added` >= 1 lies in the band.
+        many as there are sources left for. `lesions_before` + `num_added` >= 1 lies in the band.
 
     Raises:
         ValueError: not four classes, no counted lesions, or fewer sources than edits: says how many, and which
@@ -269,32 +271,29 @@ def _deal(
     left = dict(lacking)
     groups = {group: np.any([is_source[name] for name in group], axis=0) for group in _groups(lacking)}
 
-    dealt = []
-    for name, number, is_spare in _turns(lacking):
+    paced = [name for _, name in sorted((i / number, name) for name, number in lacking.items() for i in range(number))]
+    dealt, numbers, exhausted = [], dict.fromkeys(lacking, 0), set()
+    for name in cycle(paced):  # side by side, each severity at its own pace; from the second time on they are spares
+        if len(exhausted) == len(lacking):
+            return dealt
         usable = is_source[name] & (photo_uses < max_per_source)
         for group, members in groups.items():
             room = (max_per_source - photo_uses[members]).sum() - sum(left[other] for other in group)
             if name not in group and room <= 0:
                 usable &= ~members
         if not usable.any():
-            assert is_spare, "Hall's condition held, so there was a source"
+            assert left[name] == 0, "Hall's condition held, so there was a source"
+            exhausted.add(name)
             continue
         candidates = np.flatnonzero(usable)
         order = (lots, tone_uses[name][tones], photo_uses, person_uses[people])  # the last is compared first
         i = candidates[np.lexsort([key[candidates] for key in order])[0]]
-        dealt.append((name, number, is_spare, int(i), int(photo_uses[i])))
+        dealt.append((name, numbers[name], left[name] == 0, int(i), int(photo_uses[i])))
         photo_uses[i] += 1
         person_uses[people[i]] += 1
         tone_uses[name][tones[i]] += 1
-        left[name] -= not is_spare
-    return dealt
-
-
-def _turns(lacking: Mapping[str, int]) -> list[tuple[str, int, bool]]:
-    """(severity, number, is_spare): the severities side by side, each at its own pace; then the spares likewise."""
-    paced = sorted((i / number, name, i) for name, number in lacking.items() for i in range(number))
-    edits = [(name, i, False) for _, name, i in paced]
-    return edits + [(name, lacking[name] + i, True) for _, name, i in paced]
+        numbers[name] += 1
+        left[name] -= left[name] > 0
 
 
 def _edit_seed(seed: int, file_name: str, severity: str, use: int) -> int:

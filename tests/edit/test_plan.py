@@ -68,7 +68,7 @@ def test_counts_of_training_rows():
     rows = photographs(ACNE04)
     counts = class_counts(rows, CLASSES, count="train")
     assert counts == rows[rows["split"] == "train"]["severity"].value_counts().to_dict()
-    with pytest.raises(ValueError, match=r"balance\.count must be all or train"):
+    with pytest.raises(ValueError, match=r"balance\.count must be all, train or none"):
         class_counts(rows, CLASSES, count="test")
 
 
