@@ -316,7 +316,7 @@ class Acne04:
             gone = torn | {entry["file_name"] for entry in report["duplicates"]}
             rows = rows[~rows["file_name"].isin(gone)].reset_index(drop=True)
         report["notes"] = self._notes(report, rows)
-        return self._with_splits(rows), report
+        return with_splits(rows, protocol=self.protocol, fold=self.fold), report
 
     def _people(self, names: list[str], examined: list[Examination], same: list[tuple[int, int]]) -> People:
         if self.subjects == "files":
@@ -385,21 +385,6 @@ class Acne04:
             )
         return notes
 
-    def _with_splits(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """All three families of splits, and the chosen one as `split`; the same on every machine."""
-        even = {str(fold): 1 / NUM_FOLDS for fold in range(NUM_FOLDS)}
-        rows = rows.assign(
-            subject_fold=subject_split(rows, fractions=even, seed=0).astype(int),
-            subject_split=subject_split(rows, seed=0),
-        )
-        if self.protocol == "subject":
-            return rows.assign(split=rows["subject_split"])
-        rest = rows["subject_fold" if self.protocol == "subject_fold" else "official_fold"] != self.fold
-        split = pd.Series("test", index=rows.index)
-        fractions = {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}
-        split[rest] = subject_split(rows[rest], fractions=fractions, seed=self.fold)
-        return rows.assign(split=split)
-
     def _report(self, rows: pd.DataFrame, boxes: pd.DataFrame) -> dict:
         """Contradictions within the release that are known, counted, and left as they are."""
         bands = dict(zip(self.classes, HAYASHI_BANDS))
@@ -425,6 +410,25 @@ class Acne04:
                 f"{len(boxed)} lesion counts differ from the number of boxes",
             ],
         }
+
+
+def with_splits(rows: pd.DataFrame, *, protocol: str, fold: int) -> pd.DataFrame:
+    """Rows with all three families of splits, and the chosen one as `split`; the same on every machine.
+
+    Args:
+        rows: columns `subject`, `severity` and `official_fold`.
+        protocol, fold: as `Acne04`.
+    """
+    even = {str(fold): 1 / NUM_FOLDS for fold in range(NUM_FOLDS)}
+    subject_fold = subject_split(rows, fractions=even, seed=0).astype(int)
+    rows = rows.assign(subject_fold=subject_fold, subject_split=subject_split(rows, seed=0))
+    if protocol == "subject":
+        return rows.assign(split=rows["subject_split"])
+    rest = rows["subject_fold" if protocol == "subject_fold" else "official_fold"] != fold
+    split = pd.Series("test", index=rows.index)
+    fractions = {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}
+    split[rest] = subject_split(rows[rest], fractions=fractions, seed=fold)
+    return rows.assign(split=split)
 
 
 def _leak(rows: pd.DataFrame, groups: list[list[int]]) -> dict:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -128,7 +129,7 @@ def _examined(job: tuple[Path, str, Examiner, Path]) -> Examination | str:
     kept = folder / f"{digest}.npz"
     try:
         return _read(kept)
-    except (OSError, ValueError, KeyError, EOFError):  # not there, or of a disk that was full
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged since
         pass
     try:
         examination = examiner(path, digest)

@@ -4,7 +4,7 @@ Nobody knows the people of a set of photographs, and a threshold from the litera
 cameras and other people. But nearly all pairs of a set show two strangers, so the body of the distribution
 of similarities is the distribution of strangers (an empirical null: Efron, JASA 2004). Its upper tail is
 extrapolated from the body: with z(p) the normal quantiles, (Q(p) - Q(0.5)) = scale * z(p)**shape is fitted
-to the quantiles 0.75 to 0.98; shape 1 is a normal tail, 2 an exponential one. (A first guess takes the lower
+to the quantiles 0.9 to 0.99; shape 1 is a normal tail, 2 an exponential one. (A first guess takes the lower
 tail for the upper one: no person's photographs are in it, however few people there are.) The threshold is where
 strangers alone would link 0.02 pairs a photograph. That is far from the one link a photograph at which random
 links begin to join everybody (Erdos and Renyi 1960), and errs to the safe side: two strangers taken as one
@@ -32,7 +32,7 @@ MAX_SHARE, MAX_NUMBER = 0.02, 20  # a group above both is looked at: is it one p
 MIN_DENSITY = 0.5  # of a person's pairs, this many are linked
 LAYOUT_SIDE = 12  # px of the pictures by which photographs without a face are compared
 _NULL_SAMPLE = 2000  # photographs whose pairs are the null; more change nothing but the time
-_BODY = np.linspace(0.75, 0.98, 24)  # quantiles that the tail of the null is fitted to
+_BODY = np.linspace(0.9, 0.99, 19)  # quantiles that the tail of the null is fitted to
 _BLOCK = 1024
 
 # How sure it is that photographs of one person are under one subject: ranks, not probabilities.
@@ -153,7 +153,7 @@ def link_similar(vectors: np.ndarray, *, uncalibrated: float) -> tuple[list[tupl
     wanted = FALSE_LINKS * num / num_pairs
     labels, sign = np.arange(num), -1
     for _ in range(6):
-        median, scale, shape = _fit_null(sign * _stranger_similarities(directions, labels))
+        median, scale, shape = fit_null(sign * _stranger_similarities(directions, labels))
         median *= sign
         value = median + scale * norm.isf(wanted) ** shape
         links = _pairs_from(directions, value)
@@ -183,7 +183,7 @@ def _stranger_similarities(directions: np.ndarray, labels: np.ndarray) -> np.nda
     return similarities[strangers] if strangers.any() else similarities
 
 
-def _fit_null(similarities: np.ndarray) -> tuple[float, float, float]:
+def fit_null(similarities: np.ndarray) -> tuple[float, float, float]:
     """Median, scale and shape of the upper half of the strangers' distribution."""
     median, *quantiles = np.quantile(similarities, [0.5, *_BODY])
     excess = np.maximum(np.array(quantiles) - median, 1e-9)

@@ -1,6 +1,15 @@
-import pytest
+import json
+import shutil
 
-from acne_lab.data.acne04 import Acne04
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from acne_lab.data import acne04, faces
+from acne_lab.data.acne04 import Acne04, with_splits
 from acne_lab.data.collect import build_table
 from acne_lab.data.table import BadData
 
@@ -144,6 +153,171 @@ def test_a_count_outside_its_band_is_reported_and_kept(release):
     assert (table.rows["severity"] == "mild").sum() == 15
 
 
+# ------------------------------------------------------------------ splits
+
+people = st.lists(
+    st.tuples(st.integers(0, 30).map("p{}".format), st.sampled_from(CLASSES), st.integers(0, 4)),
+    min_size=1,
+    max_size=80,
+).map(lambda rows: pd.DataFrame(rows, columns=["subject", "severity", "official_fold"]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=people, protocol=st.sampled_from(["subject", "subject_fold", "official"]), fold=st.integers(0, 4))
+def test_split_families(rows, protocol, fold):
+    made = with_splits(rows, protocol=protocol, fold=fold)
+    families = made.groupby("subject")[["subject_fold", "subject_split"]].nunique()
+    assert (families == 1).all(axis=None)
+    assert set(made["split"]) <= {"train", "val", "test"}
+    pd.testing.assert_frame_equal(made[rows.columns], rows)
+    if protocol == "official":
+        assert ((made["split"] == "test") == (made["official_fold"] == fold)).all()
+        rest = made[made["split"] != "test"]
+        assert (rest.groupby("subject")["split"].nunique() <= 1).all()  # nobody is in train and val even here
+    else:
+        assert (made.groupby("subject")["split"].nunique() == 1).all()
+        expected = made["subject_split"] == "test" if protocol == "subject" else made["subject_fold"] == fold
+        assert ((made["split"] == "test") == expected).all()
+    shuffled = rows.sample(frac=1, random_state=fold)
+    pd.testing.assert_frame_equal(with_splits(shuffled, protocol=protocol, fold=fold).sort_index(), made)
+
+
+@pytest.mark.parametrize("protocol", ["subject", "subject_fold", "official"])
+def test_protocols_differ_in_the_split_alone(release, protocol):
+    table = release.build(protocol=protocol, fold=2)
+    assert table.report["protocol"] == protocol
+    assert table.report["population"] == "acne04"
+    rows = table.rows.drop(columns="split")
+    pd.testing.assert_frame_equal(rows, release.build().rows.drop(columns="split"))
+    assert {"official_fold", "subject_fold", "subject_split", "subject_confidence"} <= set(rows.columns)
+    column, value = {"subject": ("subject_split", "test"), "subject_fold": ("subject_fold", 2)}.get(
+        protocol, ("official_fold", 2)
+    )
+    assert ((table.rows["split"] == "test") == (rows[column] == value)).all()
+    assert (table.counts().to_numpy() > 0).all()
+
+
+# ------------------------------------------------------------------ copies
+
+
+def copy_of(release, source, target):
+    shutil.copy(release.images / name_of(source), release.images / name_of(target))
+
+
+def test_copies_are_dropped_and_the_leak_is_counted_before(release):
+    copy_of(release, 0, 8)  # byte for byte, of folds 0 and 2, both mild
+    picture = Image.open(release.images / name_of(1))
+    picture.save(release.images / name_of(5), quality=95)  # saved again, folds 0 and 1, both moderate
+    copy_of(release, 2, 3)  # severe and very severe, both of fold 0
+    table = release.build()
+    duplicates = {entry["file_name"]: entry for entry in table.report["duplicates"]}
+    assert duplicates[name_of(8)] == {
+        "file_name": name_of(8),
+        "same_as": name_of(0),
+        "distance_bits": 0,
+        "bytes_equal": True,
+    }
+    (saved_again,) = set(duplicates) - {name_of(8)}
+    assert not duplicates[saved_again]["bytes_equal"]
+    assert {saved_again, duplicates[saved_again]["same_as"]} == {name_of(1), name_of(5)}
+    assert duplicates[saved_again]["same_as"] == name_of(5)  # of more bytes
+    (conflict,) = table.report["conflicts"]
+    assert conflict["file_names"] == sorted([name_of(2), name_of(3)])
+    assert conflict["severities"] == ["severe", "very_severe"]
+    gone = {f"images/{name}" for name in (name_of(8), name_of(1), name_of(2), name_of(3))}
+    assert gone.isdisjoint(table.rows["file_name"])
+    assert len(table) == NUM - 4
+    leak = table.report["leak"]
+    copies = [leak[f"fold_{fold}"]["copies_from_trainval"] for fold in range(5)]
+    assert copies == [2, 1, 1, 0, 0]
+    assert leak["fold_0"]["test_images"] == 12
+    assert leak["fold_0"]["share_of_copies"] == pytest.approx(2 / 12, abs=1e-4)
+    assert any("official fold 0: 16.7 % of the test photographs" in note for note in table.report["notes"])
+    assert table.report["dropped"] == []
+
+
+def test_copies_can_be_kept_as_released_and_then_share_a_subject(release):
+    copy_of(release, 0, 8)
+    copy_of(release, 2, 3)
+    rows = release.build(duplicates="keep").rows.set_index("file_name")["subject"]
+    assert len(rows) == NUM
+    assert rows[f"images/{name_of(0)}"] == rows[f"images/{name_of(8)}"]
+    assert rows[f"images/{name_of(2)}"] == rows[f"images/{name_of(3)}"]
+    assert rows.nunique() == NUM - 2
+
+
+# ------------------------------------------------------------------ people
+
+
+needs_faces = pytest.mark.skipif(not faces.faces_available(), reason="acne-lab[faces] is not installed")
+
+
+@needs_faces
+def test_one_person_on_several_photographs(release, monkeypatch):
+    """The portrait from two sides, and mirrored; few pictures, so the threshold is the literature's."""
+    portrait = pytest.importorskip("skimage.data").astronaut()
+    crops = {0: portrait[30:210, 140:310], 9: portrait[50:200, 150:320], 34: portrait[30:210, 140:310, :][:, ::-1]}
+    for index, crop in crops.items():
+        Image.fromarray(np.ascontiguousarray(crop)).save(release.images / name_of(index), quality=95)
+        path = (release.annotations / name_of(index)).with_suffix(".xml")
+        height, width = crop.shape[:2]
+        path.write_text(path.read_text().replace(">80<", f">{width}<").replace(">64<", f">{height}<"))
+    monkeypatch.setattr(faces, "available_detectors", lambda blazeface=None: ("dlib_hog",))
+    table = release.build(subjects="faces", protocol="subject")
+    rows = table.rows.set_index("file_name")
+    subjects = [rows.loc[f"images/{name_of(index)}", "subject"] for index in crops]
+    assert len(set(subjects)) == 1
+    assert (rows["subject"] == subjects[0]).sum() == 3
+    assert (rows.loc[[f"images/{name_of(index)}" for index in crops], "subject_confidence"] == 0.75).all()
+    assert set(rows["subject_confidence"]) <= {0.75, 0.5, 0.25}
+    assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
+    assert table.report["subjects"]["calibrated"] is False
+    people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
+    assert people[0] >= 1 and people[2] >= 1 and people[3] >= 1
+    assert any(note.startswith("a face was found on 3 of 60") for note in table.report["notes"])
+    json.dumps(table.report)
+
+
+def test_without_the_extra_the_ways_out_are_named(release, monkeypatch):
+    monkeypatch.setattr(acne04, "faces_available", lambda: False)
+    with pytest.raises(ValueError, match=r"pip install 'acne-lab\[faces\]'; data\.subjects=files"):
+        release.source(subjects="faces")
+    assert release.source().examiner.finder is None
+
+
+def test_wrong_choices_are_named(release, tmp_path):
+    for option in ("protocol", "subjects", "duplicates"):
+        with pytest.raises(ValueError, match=rf"data\.{option} must be one of .*, not 'x'"):
+            release.source(**{option: "x"})
+    with pytest.raises(ValueError, match="there is no such file"):
+        release.source(annotations_v2=str(tmp_path / "v2.json"))
+
+
+# ------------------------------------------------------------------ lesions
+
+
+def test_circles_of_the_second_annotation_win(release, tmp_path):
+    marks = [
+        {"image_id": name_of(1), "coordinates": [40, 30], "radius": 4},
+        {"image_id": name_of(1), "coordinates": [40, 30], "radius": 5481},
+        {"image_id": "levle0_99999.jpg", "coordinates": [40, 30], "radius": 4},
+    ]
+    (tmp_path / "v2.json").write_text(json.dumps({"annotations": marks}))
+    before = release.source().fingerprint()
+    table = release.build(annotations_v2=str(tmp_path / "v2.json"))
+    boxes = table.boxes.set_index("file_name")
+    assert boxes.loc[[f"images/{name_of(1)}"]].to_numpy().tolist() == [[36, 26, 44, 34]]
+    assert len(boxes) == sum(LESIONS) * NUM // 4 - LESIONS[1] + 1
+    assert any(note.startswith("1 circles of ACNE04-v2 were left out") for note in table.report["notes"])
+    assert release.source(annotations_v2=str(tmp_path / "v2.json")).fingerprint() != before
+
+
+def test_circles_of_other_photographs_are_refused(release, tmp_path):
+    (tmp_path / "v2.json").write_text('{"annotations": [{"image_id": "x", "coordinates": [4, 4], "radius": 2}]}')
+    with pytest.raises(ValueError, match="marks none of these photographs"):
+        release.build(annotations_v2=str(tmp_path / "v2.json"))
+
+
 # ------------------------------------------------------------------ bad files
 
 
@@ -166,6 +340,11 @@ def test_image_without_annotation(release):
         (XML.format(name="a", objects="<object><name>fore</name></object>"), "object 1 has no box"),
         (XML.format(name="a", objects=OBJECT.format(x=4, x1=4)), "box without area"),
         (XML.format(name="a", objects=OBJECT.format(x="four", x1=4)), "could not convert"),
+        (XML.format(name="a", objects=OBJECT.format(x=70, x1=90)), "object 1 has a box outside of the 80 x 64"),
+        (
+            XML.format(name="a", objects="").replace(">80<", ">79<"),
+            "of a photograph of 79 x 64 px, this one has 80 x 64",
+        ),
     ],
 )
 def test_bad_annotation(release, text, reason):
