@@ -75,7 +75,7 @@ class Run:
             return {"gan": GAN, "grader": GRADER}[self.config["task"]]
         if self.job == "generate":
             return PICTURES if self.config["mode"] else TABLE
-        return {"prepare": TABLE, "study": STUDY}.get(self.job, self.job)
+        return {"prepare": TABLE, "balance": TABLE, "study": STUDY}.get(self.job, self.job)
 
     @property
     def done(self) -> bool:

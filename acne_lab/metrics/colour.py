@@ -17,7 +17,12 @@ def lab(image: np.ndarray) -> np.ndarray:
 
     A distance of 1 is about what a trained eye can just tell apart side by side; a* is what erythema raises.
     """
-    xyz = LINEAR[image] @ (TO_XYZ / TO_XYZ.sum(axis=1, keepdims=True)).T  # white is (1, 1, 1)
+    return lab_of_light(LINEAR[image])
+
+
+def lab_of_light(light: np.ndarray) -> np.ndarray:
+    """The same of linear light [..., 3] in [0, 1]."""
+    xyz = light @ (TO_XYZ / TO_XYZ.sum(axis=1, keepdims=True)).T  # white is (1, 1, 1)
     f = np.where(xyz > _LINEAR_BELOW, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

@@ -15,8 +15,8 @@ from scipy.special import expit
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 NUM_FOLDS = 5
-NUM_REPEATS = 4  # of the cross-validation: how subjects happen to be dealt out moves the area more than one may think
-WEIGHT_DECAY = 1e-2  # of the classifier, whose inputs have unit length on average
+NUM_REPEATS = 4  # of the cross-validation: how subjects are dealt out moves the area
+WEIGHT_DECAY = 1e-3  # of the classifier, whose inputs have unit length on average
 MIN_SUBJECTS = 4  # on each side; an interval over fewer people says nothing
 
 
@@ -28,8 +28,10 @@ class Estimate:
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
+    @classmethod
+    def averaged(cls, estimates: Sequence["Estimate"]) -> "Estimate":
+        """Means of the values and of the ends of the intervals."""
+        return cls(*(float(np.mean(ends)) for ends in zip(*((e.value, e.low, e.high) for e in estimates))))
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Estimate:
         seed: of the resamples.
     """
     group = _numbered(x, y)
-    num = group[1].max() + 1
+    num = len(set(x.subjects) | set(y.subjects))
     sizes = [np.bincount(part, minlength=num).astype(float) for part in (group[0], group[1])]
     a, b = (np.asarray(part.features, dtype=np.float64) for part in (x, y))
 
@@ -90,7 +92,9 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Estimate:
     return _with_interval(distance, _sides(group, num), seed)
 
 
-def classifier_auc(x: Sample, y: Sample, *, seed: int = 0) -> tuple[Estimate, np.ndarray]:
+def classifier_auc(
+    x: Sample, y: Sample, *, seed: int = 0, num_repeats: int = NUM_REPEATS
+) -> tuple[Estimate, np.ndarray]:
     """Area under the ROC curve of a classifier that tells y from x, on subjects that it has not learned from.
 
     L2-penalised logistic regression, cross-validated by subject; 0.5: it cannot, 1: at a glance. A pair counts where
@@ -98,23 +102,28 @@ def classifier_auc(x: Sample, y: Sample, *, seed: int = 0) -> tuple[Estimate, np
     subjects and is widened for what this leaves out, that the classifiers share most of what they have learned from
     (Nadeau and Bengio 2003, section 3: variance 1/k + n_test/n_train in place of 1/k).
 
+    Args:
+        x, y: the two sets.
+        seed: of the folds and the resamples.
+        num_repeats: of the cross-validation with other folds.
+
     Returns:
         the area, and the mean scores [len(x) + len(y)] of the repeats, x first.
     """
     group = _numbered(x, y)
-    num = group[1].max() + 1
+    num = len(set(x.subjects) | set(y.subjects))
     subject = np.concatenate(group)
     label = np.repeat([0, 1], [len(group[0]), len(group[1])])
     sides = _sides(group, num)
     features = np.concatenate([x.features, y.features]).astype(np.float64)
     score = np.zeros(len(label))
     wins, pairs = np.zeros((num, num)), np.zeros((num, num))
-    for repeat in range(NUM_REPEATS):
+    for repeat in range(num_repeats):
         fold = subject_folds(sides, seed=seed + repeat)[subject]
         for number in range(NUM_FOLDS):
             held_out = fold == number
             found = _logistic_scores(features[~held_out], label[~held_out], features[held_out])
-            score[held_out] += found / NUM_REPEATS
+            score[held_out] += found / num_repeats
             low, high = label[held_out] == 0, label[held_out] == 1
             above = np.sign(found[high][:, None] - found[low][None]) / 2 + 0.5
             whose = subject[held_out]

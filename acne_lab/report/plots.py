@@ -198,6 +198,32 @@ def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
         return figure
 
 
+def realism_figure(areas: Mapping[str, Mapping[str, float]], scores: Mapping[str, np.ndarray]) -> Figure:
+    """Areas under ROC curves (value, low, high) by name beside histograms of a classifier's scores by set."""
+    with rc_context(_STYLE):
+        figure, (left, right) = _grid(rows=1, columns=2, height=2.5)
+        heights = np.arange(len(areas))[::-1]
+        for height, area, colour in zip(heights, areas.values(), (SERIES[1], MUTED)):
+            left.plot([area["low"], area["high"]], [height, height], color=colour, linewidth=2.4)
+            left.plot(area["value"], height, "o", color=colour, markersize=7)
+        left.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        left.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(areas) - 0.3), title="AUC; 0.5 is a coin")
+        left.set_yticks(heights, [_plain(name) for name in areas])
+        left.tick_params(axis="y", labelcolor=INK)
+        left.grid(visible=False)
+        low, high = np.percentile(np.concatenate(list(scores.values())), (0.5, 99.5))
+        bins = np.linspace(low, max(high, low + 1e-6), 31)
+        for (name, values), colour in zip(scores.items(), (SERIES[0], SERIES[1])):
+            weights = np.full(len(values), 1 / max(len(values), 1))
+            clipped = np.clip(values, low, high)
+            right.hist(clipped, bins=bins, weights=weights, histtype="stepfilled", color=colour, alpha=0.28)
+            right.hist(clipped, bins=bins, weights=weights, histtype="step", color=colour, linewidth=1.4, label=name)
+        right.set(title="The classifier's score of each lesion", xlabel="looks real   ···   looks edited", yticks=[])
+        right.set_ylim(top=1.3 * right.get_ylim()[1])  # room for the legend
+        right.legend(loc="upper left", ncols=2)
+        return figure
+
+
 def inline_svg(figure: Figure, *, name: str, description: str) -> str:
     """The figure as an <svg> element for the page: theme colours, the page's font, words for a screen reader.
 

@@ -62,6 +62,13 @@ def test_sets_that_differ():
     assert scores[len(x.features) :].min() > scores[: len(x.features)].mean()
 
 
+def test_names_do_not_matter():
+    x, y = people(0, "a"), people(1, "b", shift=0.3)
+    swapped = [Sample(s.features, [name.translate(str.maketrans("ab", "ba")) for name in s.subjects]) for s in (x, y)]
+    assert kernel_distance(*swapped).value == pytest.approx(kernel_distance(x, y).value)
+    assert classifier_auc(*swapped)[0].value == pytest.approx(classifier_auc(x, y)[0].value, abs=0.05)
+
+
 def test_a_classifier_cannot_use_who_it_is():
     """Everybody is far from everybody else, and the two sets have the same people: nothing to tell them apart by."""
     rng = np.random.default_rng(0)
