@@ -96,6 +96,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "baseline": study.arms[0].name if len(study.seeds) > 1 and len(study.arms) > 1 else None,
         "arms_drawing": _arms_drawing(study),
         "differences_drawing": _differences_drawing(study),
+        "one_test_set": len({arm.test["num_test"] for arm in study.arms if "num_test" in arm.test}) == 1,
         "reading": reading(study),
         "data": _data(study),
         "contact": _contact(study),

@@ -163,13 +163,11 @@ def _seeds_and_intervals(
     if known:
         means, heights_of_known, halves = zip(*known)
         axes.errorbar(
-            means, heights_of_known, xerr=halves, fmt="none", ecolor=INK, elinewidth=1.6, label="95 % interval"
+            means, heights_of_known, xerr=halves, fmt="none", ecolor=MUTED, elinewidth=1.6, label="95 % interval"
         )
     dots = [(value, y) for values, y in zip(by_seed, heights) for value in values if len(values) > 1]
     if dots:
-        axes.plot(
-            *zip(*dots), "o", color=SERIES[0], markersize=4, markeredgewidth=0, alpha=0.75, label="one seed", zorder=1
-        )
+        axes.plot(*zip(*dots), "o", color=SERIES[0], markersize=4, markeredgewidth=0, label="one seed", zorder=3)
 
 
 def gan_figure(curves: pd.DataFrame) -> Figure | None:
