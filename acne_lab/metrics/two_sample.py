@@ -188,7 +188,12 @@ def _logistic_scores(features: np.ndarray, label: np.ndarray, others: np.ndarray
     """Scores of `others` by a logistic regression on `features`; both classes weigh the same."""
     mean, scale = features.mean(axis=0), features.std(axis=0) * np.sqrt(features.shape[1])
     scale[scale < 1e-12] = np.inf  # a feature that never varies says nothing
-    x = (features - mean) / scale
+    x, others = (features - mean) / scale, (others - mean) / scale
+    if len(x) < x.shape[1]:  # the best weights are a sum of the vectors learned from: turn into their span
+        squares, turn = np.linalg.eigh(x @ x.T)
+        there = squares > 1e-9 * squares[-1]
+        span = x.T @ (turn[:, there] / np.sqrt(squares[there]))
+        x, others = x @ span, others @ span
     sign = np.where(label == 1, 1.0, -1.0)
     weight = np.where(label == 1, 0.5 / label.sum(), 0.5 / (1 - label).sum())
 
@@ -200,7 +205,7 @@ def _logistic_scores(features: np.ndarray, label: np.ndarray, others: np.ndarray
         return value, np.append(x.T @ slope + WEIGHT_DECAY * w, slope.sum())
 
     best = minimize(loss, np.zeros(x.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-    return (others - mean) / scale @ best[:-1] + best[-1]
+    return others @ best[:-1] + best[-1]
 
 
 def _numbered(x: Sample, y: Sample) -> tuple[np.ndarray, np.ndarray]:
