@@ -10,7 +10,7 @@ from acne_lab.jobs.patches import Patches, features_of
 from acne_lab.metrics.realism import match_sizes, rim_contrast
 from acne_lab.metrics.two_sample import (
     MIN_SUBJECTS,
-    Estimate,
+    Interval,
     Sample,
     classifier_auc,
     difference_of_means,
@@ -33,7 +33,7 @@ class Comparison:
         pixels: uint8 [len(patches), S, S, 3].
     """
 
-    figures: dict[str, Estimate]
+    figures: dict[str, Interval]
     patches: pd.DataFrame
     pixels: np.ndarray
 
@@ -63,7 +63,7 @@ def compare(real: Patches, made: Patches, *, num_pairs: int, seed: int) -> tuple
     def sample(features: np.ndarray, keep: np.ndarray) -> Sample:
         return Sample(features[keep], np.asarray(people)[keep])
 
-    def told_apart(x: np.ndarray, y: np.ndarray, **repeats: int) -> tuple[dict[str, Estimate], np.ndarray]:
+    def told_apart(x: np.ndarray, y: np.ndarray, **repeats: int) -> tuple[dict[str, Interval], np.ndarray]:
         both = np.hstack([content, texture])
         auc, scores = classifier_auc(sample(both, x), sample(both, y), seed=seed, **repeats)
         kd = kernel_distance(sample(content, x), sample(content, y), seed=seed)
@@ -79,12 +79,12 @@ def compare(real: Patches, made: Patches, *, num_pairs: int, seed: int) -> tuple
         i, j = match_sizes(*(real_rows["size"].to_numpy(dtype=float)[half] for half in (first, second)), rng)
         controls.append(told_apart(first[i], second[j], num_repeats=1)[0])
     for name in tuple(figures):
-        figures[f"{name}_control"] = Estimate.averaged([control[name] for control in controls])
+        figures[f"{name}_control"] = Interval.averaged([control[name] for control in controls])
     patches = pd.concat([real_rows.assign(set="real"), made_rows.assign(set="edited")], ignore_index=True)
     patches = patches.assign(pair=np.tile(np.arange(num), 2), score=scores.round(4), rim=np.exp(rims).round(4))
     return Comparison(figures=figures, patches=patches, pixels=np.concatenate([real_pixels, made_pixels])), ""
 
 
-def exponential(estimate: Estimate) -> Estimate:
+def exponential(estimate: Interval) -> Interval:
     """Of the mean of logarithms: the geometric mean."""
-    return Estimate(*(float(np.exp(figure)) for figure in (estimate.value, estimate.low, estimate.high)))
+    return Interval(*(float(np.exp(figure)) for figure in (estimate.value, estimate.low, estimate.high)))

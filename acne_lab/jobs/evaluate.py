@@ -19,7 +19,7 @@ from acne_lab.data.photo import read_photo
 from acne_lab.data.table import SPLITS, ImageTable
 from acne_lab.jobs.comparison import compare, exponential
 from acne_lab.jobs.patches import Patches, boxes_of, edited_photos, spread
-from acne_lab.metrics.two_sample import Estimate, mean_by_subject
+from acne_lab.metrics.two_sample import Interval, mean_by_subject
 from acne_lab.report.realism import before_and_after, write_realism_report
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
@@ -35,7 +35,8 @@ def evaluate(config: dict) -> Run:
     edited, source = tables_of(config)
     rows = spread(edited.rows[edited.rows["source"] == "edited"], config["num_photos"], seed=config["seed"])
     authentic = reference_rows(source, rows, config)
-    about = {name: value for name, value in config.items() if name not in ("table", "source")}
+    about = {name: value for name, value in config.items() if name != "source"}
+    about["table"] = str(edited.root.resolve())  # not in the key: the table's content is
     inputs = [edited.key, file_key(edited.root / "metadata.csv"), source.key]
     with open_run(about, job="evaluate", inputs=inputs) as run:
         if run.done:
@@ -154,7 +155,7 @@ def look_at_edits(
     return pd.DataFrame(figures), {name: shown[name] for name in edited.classes if name in shown}
 
 
-def figures_of_photos(photos: pd.DataFrame, *, seed: int) -> dict[str, Estimate]:
+def figures_of_photos(photos: pd.DataFrame, *, seed: int) -> dict[str, Interval]:
     """Seams (geometric mean of the ratios) and colours, with intervals over subjects."""
     people = photos["subject"].tolist()
     seam = mean_by_subject(np.log(photos["seam"]), people, seed=seed)

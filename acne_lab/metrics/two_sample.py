@@ -21,7 +21,7 @@ MIN_SUBJECTS = 4  # on each side; an interval over fewer people says nothing
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Interval:
     """A figure and its 95 % interval over subjects."""
 
     value: float
@@ -29,7 +29,7 @@ class Estimate:
     high: float
 
     @classmethod
-    def averaged(cls, estimates: Sequence["Estimate"]) -> "Estimate":
+    def averaged(cls, estimates: Sequence["Interval"]) -> "Interval":
         """Means of the values and of the ends of the intervals."""
         return cls(*(float(np.mean(ends)) for ends in zip(*((e.value, e.low, e.high) for e in estimates))))
 
@@ -61,7 +61,7 @@ class Sample:
         return Sample(self.features[keep], np.asarray(self.subjects)[keep])
 
 
-def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Estimate:
+def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Interval:
     """Squared MMD with the kernel (a.b/C + 1)^3, unbiased also where a subject has many vectors.
 
     It is `distances.kernel_distance` (Binkowski et al. 2018, section 4) over pairs of different subjects: two patches
@@ -94,7 +94,7 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Estimate:
 
 def classifier_auc(
     x: Sample, y: Sample, *, seed: int = 0, num_repeats: int = NUM_REPEATS
-) -> tuple[Estimate, np.ndarray]:
+) -> tuple[Interval, np.ndarray]:
     """Area under the ROC curve of a classifier that tells y from x, on subjects that it has not learned from.
 
     L2-penalised logistic regression, cross-validated by subject; 0.5: it cannot, 1: at a glance. A pair counts where
@@ -132,10 +132,10 @@ def classifier_auc(
     area = _with_interval(lambda weights: _ratio(weights, wins, pairs), sides, seed)
     widening = np.sqrt(1 + NUM_FOLDS / (NUM_FOLDS - 1))
     low, high = (float(np.clip(area.value + widening * (end - area.value), 0, 1)) for end in (area.low, area.high))
-    return Estimate(area.value, low, high), score
+    return Interval(area.value, low, high), score
 
 
-def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Estimate:
+def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Interval:
     """Mean of values, with an interval that resamples subjects."""
     _, group = np.unique(np.asarray(subjects), return_inverse=True)
     totals, counts = np.bincount(group, weights=values), np.bincount(group)
@@ -144,7 +144,7 @@ def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: i
 
 def difference_of_means(
     x: Sequence[float], y: Sequence[float], of_x: Sequence[str], of_y: Sequence[str], *, seed: int = 0
-) -> Estimate:
+) -> Interval:
     """Mean of y less mean of x, with an interval that resamples the subjects `of_x` and `of_y`."""
     _, group = np.unique(np.concatenate([np.asarray(of_x), np.asarray(of_y)]), return_inverse=True)
     num, parts = group.max() + 1, np.split(group, [len(of_x)])
@@ -235,7 +235,7 @@ def _ratio(weights: np.ndarray, total: np.ndarray, count: np.ndarray) -> np.ndar
     return ((weights @ total) * weights).sum(axis=1) / ((weights @ count) * weights).sum(axis=1)
 
 
-def _with_interval(figure, sides: np.ndarray, seed: int) -> Estimate:
+def _with_interval(figure, sides: np.ndarray, seed: int) -> Interval:
     """`figure` of weights [B, S] for all subjects once, and its percentiles over resampled ones (Efron 1979)."""
     rng = np.random.default_rng(seed)
     weights = np.zeros((NUM_RESAMPLES, len(sides)))
@@ -246,4 +246,4 @@ def _with_interval(figure, sides: np.ndarray, seed: int) -> Estimate:
         resampled = figure(weights)
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.nanpercentile(resampled, [tail, 100 - tail])
-    return Estimate(float(figure(np.ones((1, len(sides))))[0]), float(low), float(high))
+    return Interval(float(figure(np.ones((1, len(sides))))[0]), float(low), float(high))

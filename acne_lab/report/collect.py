@@ -168,6 +168,11 @@ class Study:
         return tuple(stage for stage in self.stages if stage.is_grader)
 
     @cached_property
+    def realism(self) -> dict[str, dict]:
+        """What each `evaluate` stage measured on its edited table, by the stage's name: {figure: value, low, high}."""
+        return {stage.name: stage.metrics["realism"] for stage in self.stages if "realism" in stage.metrics}
+
+    @cached_property
     def real(self) -> Stage | None:
         """The stage that prepared the images everything else starts from."""
         tables = (stage for stage in self.stages if stage.table is not None)

@@ -35,6 +35,7 @@ from acne_lab.report.parts import (
     thumbnails,
 )
 from acne_lab.report.reading import differences, estimated, known, reading, shared_subjects, summary_lines
+from acne_lab.report.realism import SHORT, comparison_rows
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
@@ -95,6 +96,8 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "commonest": next((arm.commonest_share for arm in study.arms if arm.commonest_share), None),
         "baseline": study.arms[0].name if len(study.seeds) > 1 and len(study.arms) > 1 else None,
         "arms_drawing": _arms_drawing(study),
+        "realism": comparison_rows(study.realism),
+        "realism_heads": list(SHORT.values()),
         "differences_drawing": _differences_drawing(study),
         "one_test_set": len({arm.test["num_test"] for arm in study.arms if "num_test" in arm.test}) == 1,
         "reading": reading(study),

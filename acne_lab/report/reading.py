@@ -32,6 +32,10 @@ def summary_lines(study: Study) -> list[str]:
         ]
         chance = f" (chance {score(1 / len(study.classes))})" if study.classes else ""
         lines.append(f"balanced accuracy{where}{chance}: {', '.join(scores)}")
+    areas = {name: figures["auc"]["value"] for name, figures in study.realism.items() if "auc" in figures}
+    if areas:
+        words = ", ".join(f"{name} {score(area)}" for name, area in areas.items())
+        lines.append(f"AUC of real vs edited lesions (a coin 0.5): {words}")
     missing = [arm.name for arm in study.arms if not arm.test]
     if missing:
         lines.append(f"{NOT_RUN}: {', '.join(missing)}")

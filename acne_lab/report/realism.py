@@ -145,6 +145,36 @@ def figure_rows(realism: Mapping[str, Figure]) -> list[dict]:
     return rows
 
 
+SHORT = {
+    "auc": "AUC",
+    "kd": "kernel<br>distance",
+    "rim": "rims",
+    "seam": "seam",
+    "delta_e": "ΔE<br>inside",
+    "a_star": "Δa*<br>inside",
+    "delta_e_ring": "ΔE<br>around",
+}
+
+
+def comparison_rows(stages: Mapping[str, Mapping[str, Figure]]) -> list[dict]:
+    """A row for each edited table of a study: its name, and (value, interval) of the figures of `SHORT`.
+
+    Behind the last comes the control of each figure that has one, from the first table that was compared.
+    """
+    rows = []
+    for name, realism in stages.items():
+        cells = [with_interval(realism[k], FIGURES[k][1]) if k in realism else ("-", "") for k in SHORT]
+        rows.append({"name": name, "cells": cells})
+    controls = next((realism for realism in stages.values() if "auc_control" in realism), None)
+    if controls is not None:
+        cells = [
+            with_interval(controls[f"{k}_control"], FIGURES[k][1]) if f"{k}_control" in controls else ("", "")
+            for k in SHORT
+        ]
+        rows.append({"name": "real vs real", "cells": cells})
+    return rows
+
+
 def with_interval(figure: Figure, form: str) -> tuple[str, str]:
     """The value, and its interval in brackets."""
     value, low, high = (form.format(figure[name] + 0.0) for name in ("value", "low", "high"))
