@@ -10,7 +10,7 @@ from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
-from acne_lab.jobs.study import expand, fill, in_order
+from acne_lab.jobs.study import expand, fill, in_order, stages_of
 from acne_lab.jobs.train import train
 
 
@@ -179,8 +179,25 @@ def test_loggers(name):
 @pytest.mark.parametrize("name", options("study"))
 def test_studies_name_jobs_that_compose(name):
     given = ("study.ffhq=x.pkl", "study.camera=phone") if name == "ffhq_hierarchy" else ()
+    check_study(name, *given)
+
+
+@pytest.mark.parametrize("size", options("study/size"))
+@pytest.mark.parametrize("name", ["acne04_balancing", "acne04_balancing_swap"])
+def test_sizes_of_studies(name, size):
+    plan = check_study(name, f"study/size={size}")
+    assert len(plan["seeds"]) == 5
+    graders = [node for stage, node in plan["stages"].items() if stage.endswith("_0") and node["job"] == "train"]
+    assert len(graders) == len(plan["arms"])
+    budget = {tuple(o for o in node["overrides"] if "epoch" in o or "batch" in o) for node in graders}
+    assert len(budget) == 1
+
+
+def check_study(name: str, *given: str) -> dict:
+    """Its stages, expanded, compose; its arms are stages. Returns the plan with these stages."""
     plan = composed("study", f"study={name}", *given)["study"]
-    stages = in_order(expand(plan["stages"], ("mild", "very severe")))
+    seeds = plan.get("seeds", ())
+    stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), seeds))
     for stage in stages.values():
         overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
         composed(
@@ -188,7 +205,8 @@ def test_studies_name_jobs_that_compose(name):
             *[text.replace("data='x'", "data=table") for text in overrides],
             *(("data.root=x",) if stage["job"] == "train" else ()),
         )
-    assert set(plan["arms"].values()) <= set(stages)
+    assert all(stages_of(pattern, stages, seeds) for pattern in plan["arms"].values())
+    return {**plan, "stages": stages}
 
 
 @pytest.mark.parametrize("name", options("experiment"))
