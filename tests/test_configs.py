@@ -48,11 +48,14 @@ def test_roots_compose(root):
 
 @pytest.mark.parametrize("name", options("data"))
 def test_data(name, tmp_path):
-    given = (f"data.root={tmp_path}",) if name in ("folder", "acne04", "table") else ()
+    given = (f"data.root={tmp_path}",) if name in ("folder", "acne04", "acnegan", "table") else ()
     config = composed("train", *GAN, f"data={name}", *given)
     if name == "acne04":  # an empty folder is not a release of ACNE04, and that is said at once
         with pytest.raises(ValueError, match=r"data\.root"):
             build(config["data"]["source"])
+    elif name == "acnegan":
+        with pytest.raises(ValueError, match=r"data\.download=true"):
+            build(config["data"]["source"]).fingerprint()
     elif "source" in config["data"]:
         assert callable(build(config["data"]["source"]).fingerprint)
     for key in ("resolution", "fit", "num_workers", "cache_dir"):
