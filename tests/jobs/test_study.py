@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
@@ -38,8 +40,6 @@ def tiny_plan() -> str:
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """Runs `acne-lab study study=tiny OVERRIDES` in a folder of its own and returns its output lines."""
-    import yaml
-
     folder = tmp_path_factory.mktemp("study")
     (folder / "conf" / "study").mkdir(parents=True)
     text = "# @package study\n" + yaml.safe_dump({**tiny_plan(), "name": "tiny"}, sort_keys=False)
@@ -122,6 +122,54 @@ def test_on_real_photographs(command):
     path, story = study_of(lines, command.folder)
     assert {"gan_clear", "gan_spotted"} < set(story["stages"])
     assert (path / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_balancing_study_on_the_smallest_data(tmp_path):
+    """All arms of conf/study/acne04_balancing.yaml with two seeds; edits are red dots, so that any face will do."""
+    plan = composed("study", "study=acne04_balancing")["study"]
+    grader = ["data.resolution=32", "loader.epoch_size=16", *TINY_GRADER]
+    extra = {"gan_{severity}": [*GAN_OVERRIDES, "data.resolution=32", "init_from=null"], "augmented_{seed}": grader}
+    for name, stage in plan["stages"].items():
+        overrides = [*stage.get("overrides", []), *extra.get(name, [])]
+        stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace(": 200", ": 8") for text in overrides]
+        if "balance=acnedit" in overrides:
+            stage["overrides"].append("edit=dots")
+    for group, name, node in (
+        ("study", "tiny", plan | {"name": "tiny", "seeds": [0, 1]}),
+        ("edit", "dots", {"name": "dots", "editor": {"_target_": "fake_editor.DotEditor"}}),
+    ):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        text = f"# @package {group}\n{yaml.safe_dump(node, sort_keys=False)}"
+        (tmp_path / "conf" / group / f"{name}.yaml").write_text(text)
+    words = [sys.executable, "-m", "acne_lab.jobs", "study", "--config-dir", "conf", "study=tiny", *TOY]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    path, story = study_of(done.stdout.splitlines(), tmp_path)
+    runs = tmp_path / "runs"
+    metrics = {
+        name: json.loads((runs / stage["run"] / "metrics.json").read_text()) for name, stage in story["stages"].items()
+    }
+    num_train = metrics["augmented_0"]["train"]["num_images"]
+    expected = {
+        "real": {"toy": num_train},
+        "oversampled": {"toy": num_train},
+        "edited": {"toy": num_train, "edited": 4},
+        "generated": {"toy": num_train, "generated": 4},
+        "permuted": {"toy": num_train, "generated": 4},
+        "generated_only": {"generated": 32},
+    }
+    for arm, sources in expected.items():
+        assert metrics[f"{arm}_0"]["train"]["sources"] == metrics[f"{arm}_1"]["train"]["sources"] == sources
+    assert all(metrics[stage]["lineage"]["known"] for stages in story["arms"].values() for stage in stages)
+    for arm in ("edited", "generated"):  # the graders took the set that the stage before them had made
+        assert len(list((runs / "balance").glob(f"{arm}*"))) == 1
+    assert len(list((runs / "balance").glob("*/DONE"))) == 3
+    arms = json.loads((path / "metrics.json").read_text())["arms"]
+    assert all(len(figures["by_seed"]["accuracy"]) == 2 for figures in arms.values())
+    assert (path / "report.html").stat().st_size > 10_000
 
 
 def test_stage_names_and_references():
