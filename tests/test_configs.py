@@ -34,6 +34,8 @@ def test_every_group_is_covered_here():
         "trainer",
         "logger",
         "callbacks",
+        "balance",
+        "edit",
         "study",
         "experiment",
     }
@@ -42,7 +44,7 @@ def test_every_group_is_covered_here():
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_roots_compose(root):
-    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN}.get(root, ())
+    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN, "balance": ("table=x",)}.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
 
@@ -152,6 +154,20 @@ def test_graders_build_and_grade(name):
     model = build(config["model"], classes=["a", "b"])
     assert isinstance(model, Grader)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", options("balance"))
+def test_ways_of_balancing(name):
+    """Graders and `acne-lab balance` read them alike, and every one takes the common options, so that a sweep can."""
+    given = {"generated": ("balance.run=x",), "supplement": ("balance.root=x",)}.get(name, ())
+    given += (f"balance={name}", "balance.targets={severe: 5}", "balance.seed=3")
+    config = composed("train", *GRADER, *given)
+    node = config["balance"]
+    assert (node["name"], node["seed"], node["targets"]["severe"]) == (name, 3, 5)
+    assert node == composed("balance", "table=x", *given)["balance"]
+    assert config["edit"]["name"] == ("severity_swap" if name == "severity_swap" else "acnedit")
+    assert config["loader"]["balanced"] == node["oversample"] == (name not in ("none", "class_weights"))
+    assert config["model"]["class_weighted"] == node["class_weights"] == (name == "class_weights")
 
 
 @pytest.mark.parametrize("name", options("mode"))

@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from acne_lab.data.acne04 import ANNOTATIONS, IMAGES, LISTS, NUM_FOLDS
-from acne_lab.data.lineage import Lineage
+from acne_lab.data.lineage import OFFICIAL, Lineage
 from acne_lab.data.splits import subject_split
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
 
@@ -61,7 +61,7 @@ def write_acne04(
         raise ValueError(f"images of {table.root} and {added.root} would have the same name in ACNE04's one folder")
     fold = fold_of(table, folds)
     relatives = table.rows.set_index("file_name")["subject"]
-    photographs, seen = set(relatives.index), set(learned_from.touched(table))
+    photographs, seen = set(relatives.index), _seen_by_editor(table, learned_from)
 
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
@@ -91,6 +91,13 @@ def write_acne04(
     return numbers
 
 
+def _seen_by_editor(table: ImageTable, learned_from: Lineage) -> set[str]:
+    """File names of the photographs whose people it has seen; of published folds, which share people, its own alone."""
+    if table.report.get("protocol") != OFFICIAL:
+        return set(learned_from.touched(table))
+    return set(table.rows.loc[table.rows["sha256"].isin(learned_from.rows["sha256"]), "file_name"])
+
+
 def fold_of(table: ImageTable, folds: Literal["official", "subject"]) -> pd.Series:
     """Each row's fold, 0 to 4."""
     if folds not in ("official", "subject"):
@@ -105,16 +112,23 @@ def fold_of(table: ImageTable, folds: Literal["official", "subject"]) -> pd.Seri
 
 
 def voc_annotation(name: str, size: tuple[int, int], boxes: Sequence[Sequence[float]]) -> bytes:
-    """A Pascal VOC annotation with one class, `fore`; boxes x0 y0 x1 y1 in px are rounded, to one pixel at least."""
+    """A Pascal VOC annotation with one class, `fore`.
+
+    Args:
+        name: of the image file.
+        size: its width and height in px.
+        boxes: x0 y0 x1 y1 in px; they are rounded, to one pixel at least.
+    """
     annotation = ElementTree.Element("annotation")
     _texts(annotation, folder="JPEGImages", filename=name)
     _texts(ElementTree.SubElement(annotation, "size"), width=size[0], height=size[1], depth=3)
     for corners in boxes:
-        x0, y0, x1, y1 = (round(corner) for corner in corners)
+        x0, y0 = (min(round(corner), side - 1) for corner, side in zip(corners, size))
+        x1, y1 = max(round(corners[2]), x0 + 1), max(round(corners[3]), y0 + 1)
         item = ElementTree.SubElement(annotation, "object")
         _texts(item, name="fore", pose="Unspecified", truncated=0, difficult=0)
         corner = ElementTree.SubElement(item, "bndbox")
-        _texts(corner, xmin=x0, ymin=y0, xmax=max(x1, x0 + 1), ymax=max(y1, y0 + 1))
+        _texts(corner, xmin=x0, ymin=y0, xmax=x1, ymax=y1)
     ElementTree.indent(annotation)
     return ElementTree.tostring(annotation)
 

@@ -7,7 +7,6 @@ A grader of experiment=grader asks for the same run through `added_rows`.
 
 import hashlib
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,8 +102,7 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
                 report=report,
                 boxes=edited_boxes(run, table, made, outcomes),
             )
-            reasons = {"skipped": dict(Counter(skipped["reason"]))}
-            finish(run, config, written, Lineage.merged(Lineage.of(parents), lineage), reasons)
+            finish(run, config, written, Lineage.merged(Lineage.of(parents), lineage), {"num_skipped": len(skipped)})
         lay_out(run, config, table, learned_from=lineage)
     return run
 
