@@ -132,7 +132,7 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
     extra = {"gan_{severity}": [*GAN_OVERRIDES, "data.resolution=32", "init_from=null"], "augmented_{seed}": grader}
     for name, stage in plan["stages"].items():
         overrides = [*stage.get("overrides", []), *extra.get(name, [])]
-        stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace(": 200", ": 8") for text in overrides]
+        stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace("budget=800", "budget=32") for text in overrides]
         if "balance=acnedit" in overrides:
             stage["overrides"].append("edit=dots")
     for group, name, node in (
