@@ -43,6 +43,7 @@ PACKAGES = (
 
 # What a run can hold, as errors name it.
 TABLE, GAN, GRADER, PICTURES, STUDY = "an image table", "a GAN", "a grader", "pictures", "a study"
+REFINER = "a refiner"
 
 
 class NoSuchRun(ValueError):
@@ -72,7 +73,7 @@ class Run:
     def holds(self) -> str:
         """What a later job can take from it, finished or not."""
         if self.job == "train":
-            return {"gan": GAN, "grader": GRADER}[self.config["task"]]
+            return {"gan": GAN, "grader": GRADER, "refiner": REFINER}[self.config["task"]]
         if self.job == "generate":
             return PICTURES if self.config["mode"] else TABLE
         return {"prepare": TABLE, "study": STUDY}.get(self.job, self.job)
