@@ -27,6 +27,7 @@ from acne_lab.processes import SECONDS_BETWEEN_LOOKS, meeting, rank
 # Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
 NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "num_workers", "batch_size"}
 NOT_IN_KEY |= {"init_from", "run", "test"}
+NOT_IN_KEY |= {"allow_unknown_parents"}  # a permission
 DATA_IN_KEY = ("resolution", "fit")  # the rest of `data` is in the table's key
 DEVICES = {"accelerator", "devices", "num_nodes", "strategy"}  # of the trainer: where it runs, not what
 PACKAGES = (

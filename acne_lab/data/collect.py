@@ -17,6 +17,7 @@ from typing import Literal, Protocol, TypeVar
 import pandas as pd
 from tqdm import tqdm
 
+from acne_lab.data.lineage import check_table
 from acne_lab.data.photo import read_photo
 from acne_lab.data.splits import subject_split
 from acne_lab.data.table import BadData, ImageTable
@@ -46,7 +47,8 @@ class Collected:
         images_root: the user's own folder, or the scratch folder where the source has rendered its files.
         boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
         problems: what is wrong with single files.
-        report: facts for the table's report (JSON values); "notes" is a list of sentences for the user.
+        report: facts for the table's report (JSON values); "notes" is a list of sentences for the user, "population"
+            names whose people the subjects are, where other tables have the same people under the same names.
         unlabelled: True: rows may have no severity.
     """
 
@@ -92,7 +94,8 @@ def build_table(
 
     Raises:
         BadData: some images or labels are wrong (`on_bad="error"`), or a class has no image left (either
-        way). ValueError: the source's layout is not what it must be, or there is no way to split.
+        way). ValueError: the source's layout is not what it must be, there is no way to split, or the split that
+        came with the images breaks a rule of `lineage.check_table`.
     """
     if on_bad not in ("error", "skip"):
         raise ValueError(f"on_bad must be error or skip, not {on_bad!r}")
@@ -122,6 +125,7 @@ def build_table(
         },
         boxes=_boxes_of(rows, found.boxes),
     )
+    check_table(table)
     if found.images_root != images_dir:
         images_dir.parent.mkdir(parents=True, exist_ok=True)
         images_dir.symlink_to(found.images_root.resolve(), target_is_directory=True)
@@ -208,12 +212,7 @@ def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, lis
         if not options:
             raise ValueError("the images come without a split: ask for one, e.g. data.split={seed: 0}")
         return rows.assign(split=subject_split(rows, **options)), []
-    notes = ["the split that came with the images was kept (data.split.override=true makes another)"]
-    num_parts = rows.groupby("subject")["split"].nunique()
-    torn = num_parts.index[num_parts > 1].tolist()
-    if torn:
-        notes.append(f"leakage: {len(torn)} subjects are in more than one split, e.g. {', '.join(torn[:5])}")
-    return rows, notes
+    return rows, ["the split that came with the images was kept (data.split.override=true makes another)"]
 
 
 def _boxes_of(rows: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame | None:

@@ -6,6 +6,7 @@ holds (images seen for the GAN, the epoch for the grader), so a resumed run cont
 loader had fetched in advance. Neither knows files, Hydra or the networks.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -147,16 +148,17 @@ class GanData(pl.LightningDataModule):
         return loader(batches)
 
 
-def epoch_order(labels: Tensor, *, balanced: bool, generator: Generator) -> Tensor:
-    """The images [N] int64 of one training epoch, in order.
+def epoch_order(labels: Tensor, size: int, *, balanced: bool, generator: Generator) -> Tensor:
+    """The images [size] int64 of one training epoch, in order.
 
-    Plain: a permutation. Balanced: N draws with replacement, each from a class chosen evenly among those that
-    occur, so that rare grades are seen as often as common ones.
+    Plain: permutations, one behind the other. Balanced: draws with replacement, each from a class chosen evenly
+    among those that occur, so that rare grades are seen as often as common ones.
     """
     if not balanced:
-        return torch.randperm(len(labels), generator=generator)
+        num_permutations = math.ceil(size / len(labels))
+        return torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(num_permutations)])[:size]
     weights = 1 / labels.bincount().double()[labels]
-    return torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+    return torch.multinomial(weights, size, replacement=True, generator=generator)
 
 
 class GraderBatches(Dataset):
@@ -171,7 +173,7 @@ class GraderBatches(Dataset):
         batch_size: B.
         mean, std: of each colour channel of pixels in [0, 1].
         epoch: called for every batch: the number of the epoch. None: no training.
-        balanced, augment, seed: see `GraderData`; for training only.
+        epoch_size, balanced, augment, seed: see `GraderData`; for training only.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class GraderBatches(Dataset):
         mean: Sequence[float],
         std: Sequence[float],
         epoch: Callable[[], int] | None = None,
+        epoch_size: int | None = None,
         balanced: bool = False,
         augment: Augment | None = None,
         seed: int = 0,
@@ -193,12 +196,13 @@ class GraderBatches(Dataset):
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
         self.epoch = epoch
+        self.epoch_size = epoch_size or len(self.labels)
         self.balanced = balanced
         self.augment = augment
         self.seed = seed
 
     def __len__(self) -> int:
-        num_full, left = divmod(len(self.labels), self.batch_size)
+        num_full, left = divmod(self.epoch_size, self.batch_size)
         return num_full if self.epoch or not left else num_full + 1
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
@@ -208,7 +212,7 @@ class GraderBatches(Dataset):
             order = torch.arange(len(self.labels))
         else:
             generator = seeded(self.seed, self.epoch())
-            order = epoch_order(self.labels, balanced=self.balanced, generator=generator)
+            order = epoch_order(self.labels, self.epoch_size, balanced=self.balanced, generator=generator)
         chosen = order[number * self.batch_size : (number + 1) * self.batch_size]
         images = gather(self.pixels, chosen.numpy()).float() / 255
         if self.epoch is not None and self.augment is not None:
@@ -240,6 +244,7 @@ class GraderData(pl.LightningDataModule):
         val: the pair that picks the checkpoint.
         test: the pair that is graded once, at the end; real images.
         batch_size: images a step.
+        epoch_size: images an epoch, whatever the number of rows; None: as many as there are rows.
         balanced: show every grade equally often, by drawing rare ones more than once an epoch.
         augment: changes training images at random, e.g. `ClassicalAugment`; None for none.
         seed: of the order and the augmentation.
@@ -257,6 +262,7 @@ class GraderData(pl.LightningDataModule):
         val: Part,
         test: Part,
         batch_size: int,
+        epoch_size: int | None = None,
         balanced: bool,
         augment: Augment | None,
         seed: int,
@@ -274,12 +280,14 @@ class GraderData(pl.LightningDataModule):
                 )
             if len(table.labels) and table.labels.min() < 0:
                 raise ValueError(f"{table.root} has images without a severity: drop those rows first")
-        if (num_train := sum(len(table.labels) for table, _ in train)) < batch_size:
-            raise ValueError(f"{num_train} training images do not fill {batch_size}: lower batch_size")
+        num_train = epoch_size or sum(len(table.labels) for table, _ in train)
+        if num_train < batch_size:
+            raise ValueError(f"{num_train} training images an epoch do not fill {batch_size}: lower batch_size")
         self.train = list(train)
         self.val = val
         self.test = test
         self.batch_size = batch_size
+        self.epoch_size = epoch_size
         self.balanced = balanced
         self.augment = augment
         self.seed = seed
@@ -299,6 +307,7 @@ class GraderData(pl.LightningDataModule):
             mean=self.mean,
             std=self.std,
             epoch=lambda: self.trainer.current_epoch,
+            epoch_size=self.epoch_size,
             balanced=self.balanced,
             augment=self.augment,
             seed=self.seed,

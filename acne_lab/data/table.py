@@ -170,13 +170,14 @@ class ImageTable:
             keep &= self.rows["split"] == split
         if severity is not None:
             keep &= self.rows["severity"] == severity
-        return self._only(keep)
+        return self.only(keep)
 
     def matching(self, column: str, value: object) -> "ImageTable":
         """The rows whose `column`, written as text, is `value`, in order. The result may be empty."""
-        return self._only(self.rows[column].astype(str) == str(value))
+        return self.only(self.rows[column].astype(str) == str(value))
 
-    def _only(self, keep: pd.Series) -> "ImageTable":
+    def only(self, keep: pd.Series) -> "ImageTable":
+        """The rows for which `keep` (bool [N]) is true, in order. The result may be empty."""
         rows = self.rows[keep]
         boxes = None if self.boxes is None else self.boxes[self.boxes["file_name"].isin(rows["file_name"])]
         return replace(self, rows=rows, boxes=boxes)

@@ -25,6 +25,23 @@ def cross_entropy(
     return F.cross_entropy(logits, labels, weight=class_weights, label_smoothing=label_smoothing)
 
 
+def focal_loss(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, gamma: float = 2.0) -> Tensor:
+    """Mean focal loss, a scalar: -(1 - p_t)^gamma log p_t (Lin et al., ICCV 2017, eq. 4 and 5).
+
+    Args:
+        logits: [B, C].
+        labels: [B] int64 in 0..C-1.
+        class_weights: [C] > 0, or None for equal weights; the mean is weighted too, as in `cross_entropy`.
+        gamma: >= 0, how much less an image counts that is graded well; 0 is cross-entropy, 2 the paper's choice.
+    """
+    log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
+    losses = -((1 - log_p.exp()) ** gamma) * log_p
+    if class_weights is None:
+        return losses.mean()
+    weights = class_weights[labels]
+    return (weights * losses).sum() / weights.sum()
+
+
 def inverse_frequency(counts: Tensor) -> Tensor:
     """Class weights [C] proportional to 1 / count and scaled to a mean of 1 over a random training image.
 

@@ -7,6 +7,7 @@ probabilities back from `trainer.predict`. It does not choose its checkpoint eit
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from acne_lab.grade.backbone import build_backbone, data_config
 from acne_lab.grade.heads import LinearHead
-from acne_lab.grade.losses import cross_entropy, inverse_frequency
+from acne_lab.grade.losses import cross_entropy, focal_loss, inverse_frequency
 from acne_lab.metrics.grading import grading_report
 
 
@@ -42,7 +43,8 @@ class Grader(pl.LightningModule):
         input_size: side in px to which square images are resized (bilinear) before the backbone; None: as
             they come. Small lesions survive a backbone's first strides only if they are large enough.
         drop_rate: of the features before the linear layer.
-        label_smoothing: share of the target that is spread over all classes, in [0, 1).
+        loss: "cross_entropy" or "focal".
+        label_smoothing: share of the target that is spread over all classes, in [0, 1); of cross-entropy only.
         class_weighted: weigh the loss by inverse class frequency in the training set. Use this or a balanced
             sampler: both together count the rare classes twice.
         optimizer: parameters -> optimizer, e.g. a partial of torch.optim.AdamW. None: for prediction only.
@@ -58,12 +60,17 @@ class Grader(pl.LightningModule):
         backbone_kwargs: dict | None = None,
         input_size: int | None = None,
         drop_rate: float = 0.0,
+        loss: str = "cross_entropy",
         label_smoothing: float = 0.0,
         class_weighted: bool = False,
         optimizer: Callable[[Iterable], torch.optim.Optimizer] | None = None,
         warmup: float = 0.1,
     ):
         super().__init__()
+        if loss not in ("cross_entropy", "focal"):
+            raise ValueError(f"model.loss must be cross_entropy or focal, not {loss}")
+        if loss == "focal" and label_smoothing:
+            raise ValueError("the focal loss knows no label smoothing: model.label_smoothing=0")
         classes = list(classes)
         # What load_from_checkpoint needs to build the same network again: plain values, and no other weights.
         self.save_hyperparameters(
@@ -74,6 +81,7 @@ class Grader(pl.LightningModule):
                 "backbone_kwargs": backbone_kwargs,
                 "input_size": input_size,
                 "drop_rate": drop_rate,
+                "loss": loss,
                 "label_smoothing": label_smoothing,
                 "class_weighted": class_weighted,
                 "warmup": warmup,
@@ -87,7 +95,7 @@ class Grader(pl.LightningModule):
             num_features=self.backbone.head_hidden_size, num_classes=len(classes), drop_rate=drop_rate
         )
         self.input_size = input_size
-        self.label_smoothing = label_smoothing
+        self.loss = focal_loss if loss == "focal" else partial(cross_entropy, label_smoothing=label_smoothing)
         self.class_weighted = class_weighted
         self.optimizer = optimizer
         self.warmup = warmup
@@ -119,12 +127,7 @@ class Grader(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss = cross_entropy(
-            self(images),
-            labels,
-            class_weights=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
+        loss = self.loss(self(images), labels, class_weights=self.class_weights)
         if not loss.isfinite():
             raise ValueError(f"the training loss became {loss.item()}: lower the learning rate")
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))

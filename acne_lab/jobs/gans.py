@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from acne_lab.data.lineage import Lineage
 from acne_lab.gan.generator import Generator, fast_half_res, fast_layout
 from acne_lab.gan.weights import NETWORKS_FILE, SUFFIXES, build_network, read_networks, shipped_weights
 from acne_lab.runs import GAN, Run, file_key, find_run
@@ -24,6 +25,7 @@ class Gan:
         classes: severities from mild to very severe; without a run nobody knows their names.
         severity: the one it was trained on; None is all.
         only_drawn: it has never seen a photograph.
+        lineage: whose photographs it has seen.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Gan:
     classes: tuple[str, ...]
     severity: str | None
     only_drawn: bool
+    lineage: Lineage
 
     @property
     def is_conditional(self) -> bool:
@@ -83,6 +86,7 @@ def find_gan(reference: str, runs_dir: str) -> Gan:
             classes=tuple(run.metrics["classes"]),
             severity=run.metrics["severity"],
             only_drawn=has_seen_only_drawn(weights),
+            lineage=lineage_of(weights),
         )
     config = read_networks(weights)["G_ema"].init_kwargs
     return Gan(
@@ -93,6 +97,7 @@ def find_gan(reference: str, runs_dir: str) -> Gan:
         classes=tuple(str(i) for i in range(config.get("c_dim", 0))),
         severity=None,
         only_drawn=has_seen_only_drawn(weights),
+        lineage=lineage_of(weights),
     )
 
 
@@ -107,6 +112,12 @@ def has_seen_only_drawn(weights: Path) -> bool:
     if run := run_of(weights):
         return run.metrics.get("only_drawn", False)
     return weights == shipped_weights(weights.stem)
+
+
+def lineage_of(weights: Path) -> Lineage:
+    """Whose photographs the networks of a file have seen; of a file of unknown origin nobody knows."""
+    ours = run_of(weights) or weights == shipped_weights(weights.stem)
+    return Lineage.read(weights.parent) if ours else Lineage(known=False)
 
 
 def load_generator(gan: Gan) -> Generator:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from acne_lab.build import run_logger
 from acne_lab.callbacks import as_pictures, to_uint8
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.latent import seeded_z
@@ -45,12 +46,15 @@ def write_table(config: dict) -> Run:
     if config["format"] == "jpg" and any(gan.num_channels == 4 for gan, _, _ in plan):
         raise ValueError("JPEG has no transparency, and these images have: format=png")
     gans = {gan.key: gan for gan, _, _ in plan}
+    lineage = Lineage.merged(*(gan.lineage for gan in gans.values()))
     with open_run(config, job="generate", inputs=[f"{severity}:{gan.key}" for gan, severity, _ in plan]) as run:
+        folder = run.path / "table"
+        folder.mkdir(exist_ok=True)
+        lineage.write(folder)  # also of a run that was finished before lineages were kept
         if run.done:
             return run
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
-        folder = run.path / "table"
         for half_written in folder.glob("images/*/.seed*"):  # by a process that was killed
             half_written.unlink(missing_ok=True)
         generators = {key: load_generator(gan) for key, gan in gans.items()}

@@ -17,12 +17,13 @@ from acne_lab.callbacks import (
     SampleGrid,
     StopWhenNoNearer,
 )
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.module import GanData
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks, save_networks
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
-from acne_lab.jobs.gans import checked_psi, has_seen_only_drawn, run_of, weights_file
+from acne_lab.jobs.gans import checked_psi, has_seen_only_drawn, lineage_of, run_of, weights_file
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.features import PooledFeatures
@@ -57,8 +58,12 @@ def train_gan(config: dict) -> Run:
         same_classes = [(table.classes.index(name), known.index(name)) for name in table.classes if name in known]
         inputs.append(f"classes {same_classes}")  # the weights' bytes do not tell them
     only_drawn = rows.is_drawn and (weights is None or has_seen_only_drawn(weights))
+    lineage = Lineage.merged(Lineage.of(rows), *([lineage_of(weights)] if weights else []))
+    is_first = "strategy" not in config["trainer"] or rank() == 0  # of several processes it writes, and speaks
 
     with open_run(config, job="train", inputs=inputs) as run:
+        if is_first:
+            lineage.write(run.path)  # also of a run that was finished before lineages were kept
         if run.done:
             return run
         start_job(config)
@@ -81,7 +86,6 @@ def train_gan(config: dict) -> Run:
             Progress(unit="img", per_batch=stage["batch_size"], show=show),
             checkpoint(run, "last"),
         ]
-        is_first = "strategy" not in config["trainer"] or rank() == 0  # of several processes it writes, and speaks
         try:
             fit(model, data, config, run, callbacks, x="images_seen", only_drawn=only_drawn)
         except ValueError as error:  # in all processes alike

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState
+from acne_lab.data.lineage import Lineage, check_table, leaked_rows, require_unseen
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
 from acne_lab.grade.module import Grader
@@ -19,6 +20,8 @@ from acne_lab.tracking import finish, log_grading
 
 def train_grader(config: dict) -> Run:
     """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
+    if config["init_from"]:
+        raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
@@ -30,10 +33,14 @@ def train_grader(config: dict) -> Run:
         if len(rows) == 0:
             hint = ": give test=<table or run> with authentic images" if name == "test" else ""
             raise ValueError(f"{rows.root} has no {name} images{hint}")
-    if leaked := set(test_rows.rows["sha256"]) & set(pd.concat([train_rows.rows, val_rows.rows])["sha256"]):
-        raise ValueError(f"{len(leaked)} test images are training images as well: a grader is tested on other images")
+    for each in (table, test_table):
+        check_table(each)
+    lineage = Lineage.merged(*map(Lineage.of, (train_rows, val_rows)))  # the best epoch was chosen on the second
+    unknown = config["allow_unknown_parents"]
+    require_unseen(test_rows, lineage, table=test_table, allow_unknown_parents=unknown, what="this grader")
 
     with open_run(config, job="train", inputs=[table.key, test_table.key]) as run:
+        lineage.write(run.path)
         if run.done:
             return run
         start_job(config)
@@ -70,8 +77,24 @@ def train_grader(config: dict) -> Run:
         finally:
             finish(logger)
         sources = train_rows.rows["source"].value_counts().to_dict()
-        run.write_metrics({**report, "train": {"num_images": len(train_rows), "sources": sources}})
+        run.write_metrics(
+            {
+                **report,
+                "train": {"num_images": len(train_rows), "sources": sources},
+                "lineage": about_lineage(lineage, test_rows, test_table),
+            }
+        )
     return run
+
+
+def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTable) -> dict:
+    """What metrics.json says of whom the grader has seen; `leaked_share` is that of test images, 0 unless published."""
+    return {
+        "known": lineage.known,
+        "num_photographs": len(lineage),
+        "protocol": test_table.report.get("protocol"),
+        "leaked_share": len(leaked_rows(test_rows, lineage, table=test_table)) / len(test_rows),
+    }
 
 
 def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd.DataFrame]:

@@ -15,20 +15,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 from PIL import Image
 
 from acne_lab.report import plots
 from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
+from acne_lab.report.parts import (
+    NOT_RUN,
+    THUMBNAIL,
+    Drawing,
+    Picture,
+    as_drawing,
+    counted,
+    duration,
+    html_templates,
+    markdown_templates,
+    replace_text,
+    score,
+    slug,
+    thumbnails,
+)
 
-NOT_RUN = "not run"
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
-THUMBNAIL = 176  # pixels: twice what the page shows, for sharp screens
 GRID_WIDTH = 720  # pixels of a GAN's sample grid
 
 _SOURCE_NAMES = {
@@ -38,28 +47,6 @@ _SOURCE_NAMES = {
     "generated": "Generated",
 }
 _ENVIRONMENT_FIRST = ("code", "git", "version", "python", "torch", "cuda", "gpu", "cpu", "thread", "platform")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A plot in both its forms."""
-
-    name: str
-    alt: str
-    svg: Markup
-    png: bytes
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image from a run, at the size of the page."""
-
-    image: Image.Image
-    title: str
-
-    @property
-    def uri(self) -> str:
-        return plots.data_uri(self.image)
 
 
 @dataclass(frozen=True)
@@ -89,8 +76,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
     facts["files"] = _write_pictures(facts, aside)
     shutil.rmtree(study_dir / "report_files", ignore_errors=True)
     aside.rename(study_dir / "report_files")
-    _replace_text(study_dir / "report.md", _markdown().get_template("page.md.j2").render(facts))
-    _replace_text(study_dir / "report.html", _html().get_template("page.html.j2").render(facts))
+    replace_text(study_dir / "report.md", markdown_templates().get_template("page.md.j2").render(facts))
+    replace_text(study_dir / "report.html", html_templates().get_template("page.html.j2").render(facts))
     return study_dir / "report.html"
 
 
@@ -98,8 +85,8 @@ def summary_lines(study: Study) -> list[str]:
     """What the study job prints and the page begins with: at most five lines."""
     tested = [arm for arm in study.arms if arm.test]
     lines = [
-        f"{study.name}: {_count(len(study.arms), 'arm')}, "
-        f"{_count(len(study.classes), 'severity', 'severities')}, seed {_known(study.seed)}"
+        f"{study.name}: {counted(len(study.arms), 'arm')}, "
+        f"{counted(len(study.classes), 'severity', 'severities')}, seed {_known(study.seed)}"
     ]
     if tested:
         one_test_set = len({arm.test.get("num_test") for arm in tested}) == 1
@@ -157,7 +144,7 @@ def reading(study: Study) -> list[str]:
         said.append("The arms were tested on different numbers of images, so their scores do not compare.")
     if study.real is not None and (shared := _shared_subjects(study.real.table.rows)):
         said.append(
-            f"{_count(shared, 'subject')} lie in more than one split: the grader has met people of its test "
+            f"{counted(shared, 'subject')} lie in more than one split: the grader has met people of its test "
             "set, and its scores are too high."
         )
     if study.uses_toy_images:
@@ -172,24 +159,6 @@ def reading(study: Study) -> list[str]:
         )
     said.append("Research software, not a medical device: no number here may guide the care of a patient.")
     return said
-
-
-def score(value: float | None) -> str:
-    """A share in [0, 1] with three digits; `NOT_RUN` where there is none."""
-    return NOT_RUN if value is None or value != value else f"{value:.3f}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as people say them: 8 s, 12 min 5 s, 3 h 20 min."""
-    if seconds is None:
-        return NOT_RUN
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 # -------------------------------------------------------------------------------- the facts
@@ -212,7 +181,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "beside": _beside(study),
         "gans": [_gan(study, stage) for stage in study.gans],
         "further": _further(study),
-        "graders_drawing": _drawing(
+        "graders_drawing": as_drawing(
             plots.grader_figure(curves), "graders", "Training curves of the graders: " + ", ".join(curves)
         ),
         "confusions": [_confusion(arm) for arm in study.arms if arm.test.get("confusion")],
@@ -248,7 +217,7 @@ def _train_set(study: Study, arm: Arm) -> str:
     The second may be more than it learned from, hence "reads": a grader also names the table that tests it.
     """
     if arm.train:
-        return _by_source(arm.train["sources"]) if "sources" in arm.train else _count(arm.train["num_images"], "image")
+        return _by_source(arm.train["sources"]) if "sources" in arm.train else counted(arm.train["num_images"], "image")
     stage = study.named(arm.stage)
     tables = [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
     if not tables:
@@ -268,7 +237,7 @@ def _arms_drawing(study: Study) -> Drawing | None:
         classes=study.classes,
     )
     words = "; ".join(f"{arm.name} {score(arm.test['balanced_accuracy'])}" for arm in tested)
-    return _drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
+    return as_drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
 
 
 def _data(study: Study) -> dict | None:
@@ -307,7 +276,7 @@ def _contact(study: Study) -> list[Sheet]:
         return []
     train = study.real.table.select(split="train")
     sheets = [
-        Sheet(name, (_pictures(study.real, train.select(severity=name).rows, NUM_CONTACT),), ())
+        Sheet(name, (thumbnails(study.real.table.root, train.select(severity=name).rows, NUM_CONTACT),), ())
         for name in train.classes
     ]
     return [sheet for sheet in sheets if sheet.columns[0]]
@@ -326,12 +295,13 @@ def _beside(study: Study) -> dict | None:
         if study.real is not None:
             rows = study.real.table.rows
             rows = rows[(rows["severity"] == name) & (rows["split"] == "train")]
-            columns.append(_pictures(study.real, rows, NUM_BESIDE))
+            columns.append(thumbnails(study.real.table.root, rows, NUM_BESIDE))
         for kind in kinds:
             rows = made[(made["source"] == kind) & (made["severity"] == name)]
             pictures: list[Picture] = []
             for stage in study.synthetic:
-                pictures += _pictures(stage, rows[rows["stage"] == stage.name], NUM_BESIDE - len(pictures))
+                of_stage = rows[rows["stage"] == stage.name]
+                pictures += thumbnails(stage.table.root, of_stage, NUM_BESIDE - len(pictures))
             columns.append(tuple(pictures))
             notes += [_lineage(study, stage, rows[rows["stage"] == stage.name]) for stage in study.synthetic]
         sheets.append(Sheet(name, tuple(columns), tuple(note for note in notes if note)))
@@ -354,13 +324,13 @@ def _lineage(study: Study, stage: Stage, rows: pd.DataFrame) -> str:
     makers = sorted(
         {maker.name for parent in parents if (maker := study.made(parent)) is not None and maker is not stage}
     )
-    words = f"{_count(len(rows), 'image')} by {stage.name}"
+    words = f"{counted(len(rows), 'image')} by {stage.name}"
     if makers:
         words += f" from {', '.join(makers)}"
     elif len(parents) == 1 and parents[0]:
         words += f" from {parents[0]}"
     elif len(parents) > 1:
-        words += f" from {_count(len(parents), 'parent')}"
+        words += f" from {counted(len(parents), 'parent')}"
     seeds = pd.to_numeric(rows["seed"], errors="coerce").dropna() if "seed" in rows else pd.Series(dtype=float)
     if not seeds.empty:
         words += f", seeds {seeds.min():.0f} to {seeds.max():.0f}" if len(seeds) > 1 else f", seed {seeds.iloc[0]:.0f}"
@@ -381,8 +351,8 @@ def _gan(study: Study, stage: Stage) -> dict:
         "state": stage.state,
         "base": _base_note(study, stage),
         "kimg": NOT_RUN if seen is None or seen != seen else f"{seen / 1000:,.1f} kimg",
-        "drawing": _drawing(
-            plots.gan_figure(stage.curves), f"gan-{_slug(stage.name)}", f"Training curves of {stage.name}"
+        "drawing": as_drawing(
+            plots.gan_figure(stage.curves), f"gan-{slug(stage.name)}", f"Training curves of {stage.name}"
         ),
         "grids": _grids(shown),
         "before": _grids(before),
@@ -460,44 +430,6 @@ def _environment(study: Study, runs_dir: Path) -> dict:
 # -------------------------------------------------------------------------------- pictures
 
 
-def _drawing(figure: Figure | None, name: str, alt: str) -> Drawing | None:
-    if figure is None:
-        return None
-    return Drawing(
-        name,
-        alt,
-        Markup(plots.inline_svg(figure, name=name, description=str(escape(alt)))),
-        plots.png(figure),
-    )
-
-
-def _pictures(stage: Stage, rows: pd.DataFrame, count: int) -> tuple[Picture, ...]:
-    """Thumbnails of `count` rows spread evenly over the table, of different subjects if there are enough."""
-    people = rows.drop_duplicates("subject")
-    rows = people if len(people) >= count else rows
-    spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    pictures = []
-    for row in rows.iloc[spread].to_dict("records"):
-        thumbnail = _thumbnail(stage.table.root / row["file_name"])
-        if thumbnail is not None:
-            facts = [
-                row["file_name"],
-                f"from {row['parent']}" if row["parent"] else "",
-                f"seed {row['seed']}" if "seed" in row else "",
-            ]
-            pictures.append(Picture(thumbnail, ", ".join(fact for fact in facts if fact)))
-    return tuple(pictures)
-
-
-def _thumbnail(path: Path) -> Image.Image | None:
-    """None where the photograph is gone: real ones are only linked, and the user may have moved them."""
-    try:
-        with Image.open(path) as image:
-            return plots.thumbnail(image, side=THUMBNAIL)
-    except OSError:
-        return None
-
-
 def _grids(paths: Iterable[tuple[Path, str]]) -> list[Picture]:
     grids = []
     for path, title in paths:
@@ -528,7 +460,7 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
     for gan in facts["gans"]:
         for index, grid in enumerate(gan["grids"], start=1):
             media_type, data = plots.encoded(grid.image)
-            write(f"gan-{_slug(gan['name'])}-{index}", media_type.split("/")[1], data)
+            write(f"gan-{slug(gan['name'])}-{index}", media_type.split("/")[1], data)
     return files
 
 
@@ -545,7 +477,7 @@ def _stages_line(stages: Sequence[Stage]) -> str:
     ]
     if rest:
         words.append(f"{rest} unfinished or not run")
-    return f"{_count(len(stages), 'stage')}: {', '.join(words)}"
+    return f"{counted(len(stages), 'stage')}: {', '.join(words)}"
 
 
 def _grain(tested: Sequence[Arm]) -> list[str]:
@@ -557,7 +489,7 @@ def _grain(tested: Sequence[Arm]) -> list[str]:
     rarest = min(counts, key=counts.__getitem__)
     weight = 100 / counts[rarest]
     return [
-        f"The rarest severity of the test set, “{rarest}”, has {_count(counts[rarest], 'image')}: each of "
+        f"The rarest severity of the test set, “{rarest}”, has {counted(counts[rarest], 'image')}: each of "
         f"them moves its recall by {weight:.1f} points and balanced accuracy by {weight / len(counts):.1f}."
     ]
 
@@ -585,17 +517,8 @@ def _known(value: object) -> str:
     return NOT_RUN if value is None else str(value)
 
 
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"“{name}”" for name in names)
-
-
-def _slug(name: str) -> str:
-    """A name from a file as part of a file name or an id."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "unnamed"
 
 
 def _flat(facts: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -607,45 +530,3 @@ def _flat(facts: dict, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 
 # -------------------------------------------------------------------------------- templates
-
-
-def _html() -> Environment:
-    return _environment_of_templates(autoescape=True)
-
-
-def _markdown() -> Environment:
-    """Markdown has no autoescape: `finalize` escapes every expression that is not Markup."""
-    return _environment_of_templates(autoescape=False, finalize=_escape_markdown)
-
-
-def _environment_of_templates(**options) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **options,
-    )
-    environment.filters.update(duration=duration, score=score, slug=_slug, fenced=_fenced)
-    return environment
-
-
-def _escape_markdown(value: object) -> object:
-    if isinstance(value, Markup):
-        return value
-    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
-
-
-def _fenced(text: str) -> Markup:
-    """A code block that its text cannot end. Markup: nothing in it needs, or may get, escapes."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return Markup(f"{fence}\n{text}\n{fence}")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

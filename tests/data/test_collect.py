@@ -149,11 +149,12 @@ def test_a_split_that_comes_with_the_images_is_kept_unless_overridden(listed, tm
     assert made.report["notes"] == []
 
 
-def test_leakage_of_a_given_split_is_noted(listed, tmp_path):
+def test_a_given_split_that_tears_a_person_is_refused_before_anything_is_written(listed, tmp_path):
     listed.rows["split"] = ["train", "test"] * 4
     listed.rows["subject"] = ["p1", "p1", *"abcdef"]
-    notes = build(listed, tmp_path / "table").report["notes"]
-    assert notes[1] == "leakage: 1 subjects are in more than one split, e.g. p1"
+    with pytest.raises(ValueError, match=r"1 subject\(s\)(?s:.*)p1: images/0.png \(train\)(?s:.*)data.split.override"):
+        build(listed, tmp_path / "table")
+    assert not (tmp_path / "table").exists()
 
 
 def test_without_any_split_the_user_is_told(listed, tmp_path):

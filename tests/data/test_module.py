@@ -215,6 +215,22 @@ def test_plain_epochs_are_permutations_without_the_last_odd_batch():
     assert [number % 4 for number in numbers] == labels.tolist()
 
 
+def test_an_epoch_of_a_given_size_is_whole_permutations_one_behind_the_other():
+    part = make_part([i % 4 for i in range(10)])
+    images, _ = epoch_of(part, epoch_size=28)
+    numbers = (images[:, 0, 0, 0] * 255).round().int().tolist()
+    assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
+    assert numbers[:10] != numbers[10:20]
+    assert len(numbers) == 28
+    assert len(set(numbers[20:])) == 8
+    fewer = (epoch_of(part, epoch_size=4, epoch=epoch)[0] for epoch in range(20))
+    assert len({tuple(images[:, 0, 0, 0].tolist()) for images in fewer}) > 10  # other images in every epoch
+    assert len(epoch_of(part, epoch_size=28, balanced=True)[1]) == 28
+    assert len(grader_data(labels=(0, 1), epoch_size=6).train_dataloader().dataset) == 3
+    with pytest.raises(ValueError, match="1 training images an epoch do not fill 2"):
+        grader_data(epoch_size=1)
+
+
 def test_balanced_epochs_show_every_class_equally_often():
     labels = [0] * 1400 + [1] * 400 + [3] * 200  # class 2 does not occur
     _, drawn = epoch_of((make_table(labels), np.zeros((2000, 1, 1, 3), np.uint8)), balanced=True)

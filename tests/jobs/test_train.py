@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
@@ -241,8 +242,115 @@ def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
     rows = table.rows.assign(split=table.rows["split"].replace({"train": "test", "test": "train"}))
     other = ImageTable(root=tmp_path, rows=rows, classes=table.classes, report={}, boxes=None)
     other.write()
-    with pytest.raises(ValueError, match="test images are training images as well"):
+    with pytest.raises(ValueError, match=r"this grader has seen the people on \d+ of \d+ test images(?s:.*)images/"):
         train(composed("train", *GRADER, f"runs_dir={toy_runs}", f"test={tmp_path}"))
+
+
+# ---- lineage
+
+
+def test_a_gan_lists_the_training_photographs_and_what_its_ancestors_saw(base, toy_runs):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    lineage = Lineage.read(base.path)
+    assert lineage.known
+    assert lineage.rows["sha256"].tolist() == Lineage.of(table.select(split="train")).rows["sha256"].tolist()
+    assert set(lineage.rows["population"]) == {"toy-0"}
+    words = ("experiment=gan_severity", "stage.severity=severe", *TOY, *TINY_GAN, f"runs_dir={toy_runs}")
+    severe = train(composed("train", *words, f"init_from={base.path}"))
+    assert set(Lineage.read(severe.path).rows["sha256"]) == set(lineage.rows["sha256"])
+
+
+def test_a_finished_run_without_a_lineage_gets_it_by_repeating_its_command(toy_runs):
+    run = gan(toy_runs, "seed=11")
+    before = (run.path / "lineage.csv").read_text()
+    (run.path / "lineage.csv").unlink()
+    generated = generate(composed("generate", f"run={run.path}", "num_images=4", f"runs_dir={toy_runs}"))
+    assert not Lineage.read(generated.path / "table").known
+    assert gan(toy_runs, "seed=11").path == run.path
+    assert (run.path / "lineage.csv").read_text() == before
+    generate(composed("generate", f"run={run.path}", "num_images=4", f"runs_dir={toy_runs}"))
+    assert Lineage.read(generated.path / "table").known
+
+
+def test_weights_from_elsewhere_descend_from_nobody_knows_whom(toy_runs, tmp_path):
+    weights = tiny_weights(tmp_path / "elsewhere.safetensors")
+    generated = generate(composed("generate", f"run={weights}", "num_images=4", f"runs_dir={tmp_path}"))
+    lineage = Lineage.read(generated.path / "table")
+    assert (len(lineage), lineage.known) == (0, False)
+
+
+@pytest.fixture(scope="module")
+def generated(base, toy_runs):
+    """A labelled set that one unconditional GAN has made: of every severity, for the lineage alone."""
+    table = ImageTable.read(
+        generate(composed("generate", f"run={base.path}", "num_images=40", f"runs_dir={toy_runs}")).path
+    )
+    rows = table.rows.assign(severity=[table.classes[i % 4] for i in range(len(table))])
+    return rows, table
+
+
+def as_table(root, rows, like, lineage=None, **report):
+    table = ImageTable(root=root, rows=rows, classes=like.classes, report=report)
+    root.mkdir(exist_ok=True)
+    (root / "images").symlink_to(like.root / "images")
+    table.write()
+    if lineage:
+        lineage.write(root)
+    return table
+
+
+def test_a_grader_of_generated_images_has_their_ancestors(generated, toy_runs, tmp_path):
+    rows, table = generated
+    made = as_table(tmp_path / "made", rows, table, Lineage.of(table))
+    toy = prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path
+    words = ("experiment=grader", "data=table", f"data.root={made.root}", "data.resolution=32", *TINY_GRADER)
+    run = train(composed("train", *words, f"test={toy}", f"runs_dir={toy_runs}"))
+    assert Lineage.read(run.path).rows.equals(Lineage.of(table).rows)
+    about = run.metrics["lineage"]
+    assert about == {"known": True, "num_photographs": len(Lineage.of(table)), "protocol": None, "leaked_share": 0}
+
+    other_split = ImageTable.read(toy)
+    swap = other_split.rows.assign(split=other_split.rows["split"].replace({"train": "test", "test": "train"}))
+    swapped = as_table(tmp_path / "swapped", swap, other_split)
+    with pytest.raises(ValueError, match="train it, and all it descends from, on the training rows"):
+        train(composed("train", *words, f"test={swapped.root}", f"runs_dir={toy_runs}"))
+
+
+def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
+    rows, table = generated
+    made = as_table(tmp_path / "made", rows, table)
+    toy = prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path
+    words = ("experiment=grader", "data=table", f"data.root={made.root}", "data.resolution=32", *TINY_GRADER)
+    words = (*words, f"test={toy}", f"runs_dir={tmp_path}")
+    with pytest.raises(ValueError, match=r"repeat the command of that run(?s:.*)allow_unknown_parents=true"):
+        train(composed("train", *words))
+    run = train(composed("train", *words, "allow_unknown_parents=true"))
+    assert run.metrics["lineage"]["known"] is False
+    with pytest.raises(ValueError, match="allow_unknown_parents=true"):  # done or not
+        train(composed("train", *words))
+
+
+def test_published_folds_are_tested_and_their_leak_is_measured(toy_runs, tmp_path):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.copy()
+    train_people = rows.loc[rows["split"] == "train", "subject"]
+    person = train_people[train_people.duplicated()].iloc[0]
+    of_person = rows.index[rows["subject"] == person]
+    rows.loc[of_person[0], "split"] = "test"
+    num_test = (rows["split"] == "test").sum()
+    words = ("experiment=grader", "data=table", "data.resolution=32", *TINY_GRADER, f"runs_dir={tmp_path}")
+    torn = as_table(tmp_path / "torn", rows, table)
+    with pytest.raises(ValueError, match=rf"{person}: images/(?s:.*)split by subject"):
+        train(composed("train", *words, f"data.root={torn.root}"))
+    official = as_table(tmp_path / "official", rows, table, protocol="official")
+    run = train(composed("train", *words, f"data.root={official.root}"))
+    assert run.metrics["lineage"]["leaked_share"] == pytest.approx(1 / num_test)
+    assert run.metrics["lineage"]["protocol"] == "official"
+
+
+def test_a_grader_takes_no_weights_to_start_from(toy_runs):
+    with pytest.raises(ValueError, match="leave init_from out"):
+        train(composed("train", *GRADER, f"runs_dir={toy_runs}", "init_from=toy_faces_64"))
 
 
 @pytest.mark.parametrize("job", ["gan", "grader", "generate"])

@@ -10,7 +10,8 @@ from fake_study import CLASSES, StudyWriter
 from tiny import composed
 
 from acne_lab.report.collect import read_study
-from acne_lab.report.page import duration, reading, score, summary_lines, write_report
+from acne_lab.report.page import reading, summary_lines, write_report
+from acne_lab.report.parts import duration, score
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
