@@ -24,7 +24,7 @@ from acne_lab.edit.losses import (
     r1_penalty,
 )
 from acne_lab.edit.networks import Inpainter, PatchDiscriminator
-from acne_lab.edit.patches import EndlessExercises, Exercises, as_batch
+from acne_lab.edit.exercises import EndlessExercises, Exercises, as_batch
 from acne_lab.metrics.features import feature_distance
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -192,6 +192,8 @@ class PatchData(pl.LightningDataModule):
         return loader(batches)
 
     def shown(self, num: int) -> Batch:
-        """The exercises that sample grids show: of patches evenly spaced, the same every time."""
-        chosen = np.linspace(0, len(self.exercises.patches) - 1, num).astype(int)
-        return as_batch([self.exercises(int(i), np.random.default_rng((0, number))) for number, i in enumerate(chosen)])
+        """The exercises that sample grids show, the same every time: of patches with lesions, evenly spaced."""
+        patches = self.exercises.patches
+        with_lesions = np.nonzero(np.diff(patches.first))[0] if len(patches.boxes) else np.arange(len(patches))
+        chosen = with_lesions[np.linspace(0, len(with_lesions) - 1, num).astype(int)]
+        return as_batch([self.exercises(int(i), np.random.default_rng(number)) for number, i in enumerate(chosen)])

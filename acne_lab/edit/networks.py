@@ -5,6 +5,7 @@ lesions, and for its upsampling: bilinear and a convolution, because transposed 
 """
 
 import inspect
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,8 @@ def composite(photo: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
 class Inpainter(nn.Module):
     """Repaints the masked part of a photograph.
 
-    With the drawn lesions as its condition it paints what is to be changed in them, and before training nothing; without
-    it invents from the surroundings alone what could have been there, the published low-realism baseline.
+    With the drawn lesions as its condition it paints what is to be changed in them, and before training nothing.
+    Without, it invents from the surroundings alone what could have been there: the published low-realism baseline.
 
     Args:
         width: channels at full resolution, doubled by each halving ...
@@ -57,9 +58,9 @@ class Inpainter(nn.Module):
         self.conditioned, self.num_down = conditioned, num_down
         widths = [min(width * 2**i, max_width) for i in range(num_down + 1)]
         self.enter = conv_norm_relu(8 if conditioned else 5, width, 7)
-        self.down = nn.Sequential(*(conv_norm_relu(a, b, 3, stride=2) for a, b in zip(widths, widths[1:])))
+        self.down = nn.Sequential(*(conv_norm_relu(a, b, 3, stride=2) for a, b in pairwise(widths)))
         self.blocks = nn.Sequential(*(FourierBlock(widths[-1], ratio_global=ratio_global) for _ in range(num_blocks)))
-        self.up = nn.ModuleList(conv_norm_relu(b, a, 3) for a, b in list(zip(widths, widths[1:]))[::-1])
+        self.up = nn.ModuleList(conv_norm_relu(b, a, 3) for a, b in list(pairwise(widths))[::-1])
         self.leave = conv(width, 3, 7, bias=True)
         if conditioned:
             nn.init.zeros_(self.leave.weight)
@@ -99,7 +100,7 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, *, width: int = 64, max_width: int = 512, num_down: int = 3) -> None:
         super().__init__()
         widths = [3, *(min(width * 2**i, max_width) for i in range(num_down))]
-        halvings = [nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:])]
+        halvings = [nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)]
         self.layers = nn.ModuleList([*halvings, nn.Conv2d(widths[-1], widths[-1], 3, padding=1)])
         self.leave = nn.Conv2d(widths[-1], 1, 1)
 

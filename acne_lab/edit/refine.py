@@ -43,7 +43,6 @@ class Refiner:
             uint8 [H, W, 3], the same for the same arguments.
         """
         assert photo.shape == overlaid.shape == (*mask.shape, 3)
-        height, width = mask.shape
         step = 2**self.network.num_down
         margins = [(0, max(self.window, -(-n // step) * step) - n) for n in mask.shape]  # as `windows` needs it
         device = next(self.network.parameters()).device

@@ -7,11 +7,12 @@ import torch
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState, RefinedGrid
+from acne_lab.data.lineage import MADE, Lineage, check_table
 from acne_lab.data.table import ImageTable
-from acne_lab.edit.condition import draw_lesions
+from acne_lab.edit.exercises import Exercises, as_batch
 from acne_lab.edit.module import PatchData, RefinerTraining
-from acne_lab.edit.patches import Exercises, as_batch, cut_patches
-from acne_lab.edit.poisson import blend
+from acne_lab.edit.overlay import Overlay
+from acne_lab.edit.patches import cut_patches
 from acne_lab.edit.weights import REFINER_FILE, save_refiner
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
 from acne_lab.jobs.prepare import table_of
@@ -25,10 +26,14 @@ MAX_COMPARED = 512  # held-out exercises
 def train_refiner(config: dict) -> Run:
     """Train the refiner on the training rows of a table that has lesion boxes; compare it on the validation rows."""
     table = table_of(config)
+    check_table(table)
+    table = table.only(~table.rows["source"].isin(MADE))  # drawn and generated lesions are what it is to improve
     rows, held_out = table.select(split="train"), table.select(split="val")
     if len(rows) == 0:
-        raise ValueError(f"{table.root} has no training images")
+        raise ValueError(f"{table.root} has no training photographs")
+    check_sizes(config)
     with open_run(config, job="train", inputs=[table.key]) as run:
+        Lineage.of(rows).write(run.path)
         if run.done:
             return run
         start_job(config)
@@ -50,8 +55,8 @@ def train_refiner(config: dict) -> Run:
             checkpoint(run, "last"),
         ]
         fit(model, data, config, run, callbacks, x="images_seen", only_drawn=rows.is_drawn)
-        save_refiner(run.path / REFINER_FILE, model.G_ema)
-        metrics = {"images_seen": model.images_seen, "num_photos": len(rows), "window": config["patches"]["side"]}
+        save_refiner(run.path / REFINER_FILE, model.G_ema, window=config["patches"]["side"])
+        metrics = {"images_seen": model.images_seen, "num_training_images": len(rows)}
         metrics |= {"conditioned": model.G.conditioned, "only_drawn": rows.is_drawn, "table": table.key}
         if len(held_out) and len(held_out.boxes):
             metrics["val"] = compare(model, exercises_of(held_out, config, model), features)
@@ -59,15 +64,24 @@ def train_refiner(config: dict) -> Run:
     return run
 
 
+def check_sizes(config: dict) -> None:
+    """Raise a ValueError if patches do not fit the networks."""
+    side, model = config["patches"]["side"], config["model"]
+    step = 2 ** max(model["G"]["num_down"], model["D"]["num_down"])
+    if side % step or side < 4 * step:
+        raise ValueError(f"patches.side={side} must be a multiple of {step}, and at least {4 * step}")
+    if config["patches"]["per_photo"] < 1:
+        raise ValueError("patches.per_photo must be at least 1")
+
+
 def exercises_of(rows: ImageTable, config: dict, model: RefinerTraining) -> Exercises:
     patches = cut_patches(
         rows,
-        heal=blend,
         cache_dir=Path(config["data"]["cache_dir"]),
         num_workers=config["data"]["num_workers"],
         **config["patches"],
     )
-    return Exercises(patches, overlay=draw_lesions, blank=model.G.conditioned)
+    return Exercises(patches, overlay=Overlay(), blank=model.G.conditioned)
 
 
 def packaged_features() -> StageFeatures:
