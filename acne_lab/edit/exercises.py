@@ -1,4 +1,4 @@
-"""Exercises for the refiner: lesions of a patch are taken away, drawn ones put in their place, the photograph asked for."""
+"""Exercises for the refiner: a patch's lesions are taken away, others drawn there, and the photograph is asked for."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,7 +34,7 @@ class Exercises:
         self.patches, self.overlay, self.blank = patches, overlay, blank
 
     def __call__(self, i: int, rng: np.random.Generator) -> Exercise:
-        """Patch i as the target uint8 [S, S, 3], overlaid uint8 [S, S, 3], and the mask bool [S, S]: they differ there."""
+        """Patch i uint8 [S, S, 3], which is the target, the overlaid one likewise, and the mask bool [S, S]."""
         patches, side = self.patches, self.patches.side
         photo, smooth = np.asarray(patches.pixels[i])
         boxes, drawn = patches.boxes[patches.lesions_of(i)], patches.drawn[patches.lesions_of(i)]

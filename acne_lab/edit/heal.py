@@ -6,14 +6,14 @@ from scipy import ndimage
 from acne_lab.edit.poisson import blend
 
 REACH = 1.3  # a lesion's redness ends outside of its box: what is healed is this much larger
-STRANGE = 6.0  # gray levels: no skin is taken that has stronger edges, or a colour ten times as far away
+STRANGE = 6.0  # gray levels a pixel: no skin is taken with stronger edges, or a colour ten times as far away
 SEARCH = 3.0  # how far away skin is taken from, in spans of what is healed
 
 
 def healed(photo: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The photograph without these lesions: in place of each, the gradients of skin from nearby (Pérez et al. 2003).
 
-    Lesions that touch are healed as one. The skin comes from the place around them that is most like their surroundings:
+    Lesions that touch are healed as one. The skin comes from the place nearby that is most like their surroundings:
     without lesions, without edges, of the same colour. Where there is none, the surroundings are continued smoothly.
 
     Args:
@@ -49,7 +49,7 @@ def donor(
             y, x = rows + down, columns + right
             if min(y.min(), x.min()) > 0 and y.max() < shape.shape[0] - 1 and x.max() < shape.shape[1] - 1:
                 strange = np.abs(photo[y, x].mean(axis=0) - colour).mean() / 10
-                cost = edges[y, x].mean() + strange + 20 * lesions[y, x].mean()
+                cost = np.quantile(edges[y, x], 0.9) + strange + 20 * lesions[y, x].mean()
                 if cost < least:
                     best, least = (down, right), cost
     return best

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from acne_lab.data.module import loader
+from acne_lab.edit.exercises import EndlessExercises, Exercises, as_batch
 from acne_lab.edit.losses import (
     discriminator_loss,
     feature_matching,
@@ -24,7 +25,6 @@ from acne_lab.edit.losses import (
     r1_penalty,
 )
 from acne_lab.edit.networks import Inpainter, PatchDiscriminator
-from acne_lab.edit.exercises import EndlessExercises, Exercises, as_batch
 from acne_lab.metrics.features import feature_distance
 
 Batch = tuple[Tensor, Tensor, Tensor]

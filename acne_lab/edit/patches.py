@@ -28,7 +28,7 @@ from acne_lab.edit.skin import NoSkin
 
 VERSION = 1  # change it with anything that changes what is cut, healed or drawn
 NEAR_A_LESION = 0.75  # share of the patches that are cut around one
-NUM_TRIED, NUM_KEPT = 12, 3  # drawn lesions that are held against a real one, and those that resemble it most
+NUM_TRIED, NUM_KEPT = 6, 2  # drawn lesions that are held against a real one, and those that resemble it most
 ARRAYS = ("pixels", "maps", "boxes", "drawn", "first", "about", "sizes")
 
 
@@ -85,7 +85,15 @@ class Patches:
         )
 
 
-def cut_patches(table: ImageTable, *, side: int, per_photo: int, cache_dir: str | Path, num_workers: int) -> Patches:
+def cut_patches(
+    table: ImageTable,
+    *,
+    side: int,
+    per_photo: int,
+    cache_dir: str | Path,
+    num_workers: int,
+    landmarks: bool | None = None,
+) -> Patches:
     """Patches of all photographs of a table, from the cache if they are there.
 
     Args:
@@ -94,6 +102,7 @@ def cut_patches(table: ImageTable, *, side: int, per_photo: int, cache_dir: str 
         per_photo: patches of each photograph.
         cache_dir: where they are kept, under a hash of what is in them.
         num_workers: processes.
+        landmarks: as of `Analyser`.
 
     Raises:
         BadData: photographs are too small, have vanished or changed since the table was made; names them.
@@ -104,20 +113,22 @@ def cut_patches(table: ImageTable, *, side: int, per_photo: int, cache_dir: str 
             f"{table.root} has no lesion boxes: the refiner learns from lesions whose place is known "
             "(data=toy, data=acne04 with its Detection folder, or a boxes.csv beside metadata.csv)"
         )
-    folder = Path(cache_dir) / f"patches-{patches_key(table, side=side, per_photo=per_photo)}"
+    analyser = Analyser(landmarks=landmarks)
+    key = patches_key(table, side=side, per_photo=per_photo, landmarks=analyser.finder is not None)
+    folder = Path(cache_dir) / f"patches-{key}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():  # another process may have cut them meanwhile
-                _cut(table, folder, side, per_photo, num_workers)
+                _cut(table, folder, analyser, side, per_photo, num_workers)
     return Patches(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
 
 
-def patches_key(table: ImageTable, *, side: int, per_photo: int) -> str:
+def patches_key(table: ImageTable, *, side: int, per_photo: int, landmarks: bool) -> str:
     """16 hex digits of what decides the patches."""
     boxes = _boxes_by_name(table)
     photos = [[row.sha256, boxes[row.file_name].tolist()] for row in table.rows.itertuples()]
-    return hashlib.sha256(json.dumps([VERSION, side, per_photo, photos]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, side, per_photo, landmarks, photos]).encode()).hexdigest()[:16]
 
 
 def _boxes_by_name(table: ImageTable) -> dict[str, np.ndarray]:
@@ -126,11 +137,11 @@ def _boxes_by_name(table: ImageTable) -> dict[str, np.ndarray]:
     return {name: boxed.get(name, none) for name in table.rows["file_name"]}
 
 
-def _cut(table: ImageTable, folder: Path, side: int, per_photo: int, num_workers: int) -> None:
+def _cut(table: ImageTable, folder: Path, analyser: Analyser, side: int, per_photo: int, num_workers: int) -> None:
     """Fill a folder aside and rename it."""
     boxes = _boxes_by_name(table)
     columns = zip(table.paths, table.rows["file_name"], table.rows["sha256"])
-    jobs = [(path, name, sha256, boxes[name], side, per_photo) for path, name, sha256 in columns]
+    jobs = [(path, name, sha256, boxes[name], analyser, side, per_photo) for path, name, sha256 in columns]
     aside = folder.with_name(f"{folder.name}.part")
     aside.mkdir(exist_ok=True)
     num = len(table) * per_photo
@@ -163,9 +174,9 @@ def _cut(table: ImageTable, folder: Path, side: int, per_photo: int, num_workers
     os.replace(aside, folder)
 
 
-def cut_photo(job: tuple[Path, str, str, np.ndarray, int, int]) -> str | list[dict]:
+def cut_photo(job: tuple[Path, str, str, np.ndarray, Analyser, int, int]) -> str | list[dict]:
     """The patches of one photograph, or what is wrong with it."""
-    path, file_name, sha256, boxes, side, num = job
+    path, file_name, sha256, boxes, analyser, side, num = job
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -178,7 +189,7 @@ def cut_photo(job: tuple[Path, str, str, np.ndarray, int, int]) -> str | list[di
     rng = np.random.default_rng(int(sha256[:16], 16))
     smooth = healed(photo, boxes, rng)
     try:
-        analysis = Analyser()(photo, boxes)
+        analysis = analyser(smooth, boxes)  # on which lesions will be drawn: red ones may not look like skin
     except NoSkin:  # nothing is drawn there, but it may be painted
         analysis, boxes = _without_skin(photo.shape[:2]), boxes[:0]
     drawn = [resembling(photo, smooth, analysis, box, rng) for box in boxes]
@@ -275,7 +286,7 @@ def corners(
     num_near = round(NEAR_A_LESION * num) if len(lesions) else 0
     chosen = np.resize(rng.permutation(len(lesions)), num_near)  # every lesion once before one comes twice
     centres = (lesions[chosen, :2] + lesions[chosen, 2:]) / 2
-    near = centres - side / 2 + rng.uniform(-side / 4, side / 4, (num_near, 2))
+    near = centres - side / 2 + rng.uniform(-side / 6, side / 6, (num_near, 2))
     anywhere = rng.uniform(0, 1, (num - num_near, 2)) * room
     return [(int(x), int(y)) for x, y in np.clip(np.concatenate([near, anywhere]), 0, room).round()]
 

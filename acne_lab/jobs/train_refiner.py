@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState, RefinedGrid
@@ -12,7 +13,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.edit.exercises import Exercises, as_batch
 from acne_lab.edit.module import PatchData, RefinerTraining
 from acne_lab.edit.overlay import Overlay
-from acne_lab.edit.patches import cut_patches
+from acne_lab.edit.patches import Patches, cut_patches
 from acne_lab.edit.weights import REFINER_FILE, save_refiner
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
 from acne_lab.jobs.prepare import table_of
@@ -20,7 +21,7 @@ from acne_lab.jobs.training import checkpoint, fit, start_job
 from acne_lab.metrics.features import StageFeatures, feature_distance
 from acne_lab.runs import Run, open_run
 
-MAX_COMPARED = 512  # held-out exercises
+MAX_COMPARED = 512  # held-out patches
 
 
 def train_refiner(config: dict) -> Run:
@@ -41,7 +42,7 @@ def train_refiner(config: dict) -> Run:
         features = packaged_features()
         model = build(config["model"], features=features if config["model"]["perceptual"] else None)
         data = PatchData(
-            exercises=exercises_of(rows, config, model),
+            exercises=Exercises(patches_of(rows, config), overlay=Overlay(), blank=model.G.conditioned),
             batch_size=stage["batch_size"],
             seed=config["seed"],
             mirror=stage["mirror"],
@@ -58,8 +59,8 @@ def train_refiner(config: dict) -> Run:
         save_refiner(run.path / REFINER_FILE, model.G_ema, window=config["patches"]["side"])
         metrics = {"images_seen": model.images_seen, "num_training_images": len(rows)}
         metrics |= {"conditioned": model.G.conditioned, "only_drawn": rows.is_drawn, "table": table.key}
-        if len(held_out) and len(held_out.boxes):
-            metrics["val"] = compare(model, exercises_of(held_out, config, model), features)
+        if len(held_out) and len(held_out.boxes) and len((patches := patches_of(held_out, config)).boxes):
+            metrics["val"] = compare(model, patches, features)
         run.write_metrics(metrics)
     return run
 
@@ -74,14 +75,9 @@ def check_sizes(config: dict) -> None:
         raise ValueError("patches.per_photo must be at least 1")
 
 
-def exercises_of(rows: ImageTable, config: dict, model: RefinerTraining) -> Exercises:
-    patches = cut_patches(
-        rows,
-        cache_dir=Path(config["data"]["cache_dir"]),
-        num_workers=config["data"]["num_workers"],
-        **config["patches"],
-    )
-    return Exercises(patches, overlay=Overlay(), blank=model.G.conditioned)
+def patches_of(rows: ImageTable, config: dict) -> Patches:
+    data = config["data"]
+    return cut_patches(rows, cache_dir=Path(data["cache_dir"]), num_workers=data["num_workers"], **config["patches"])
 
 
 def packaged_features() -> StageFeatures:
@@ -91,22 +87,32 @@ def packaged_features() -> StageFeatures:
 
 
 @torch.no_grad()
-def compare(model: RefinerTraining, exercises: Exercises, features: StageFeatures) -> dict:
+def compare(model: RefinerTraining, patches: Patches, features: StageFeatures) -> dict:
     """How far overlaid and refined patches are from the photographs, on people that the refiner has not seen.
 
-    `l1` is the mean absolute difference of masked pixels, in 0..255; `features` the distance in the packaged network's
-    features, of whole patches. Half of the exercises' masks hold nothing to change, so both start low.
+    Returns:
+        `num_patches` with lesions; `l1_overlaid` and `l1_refined`, the mean absolute difference of masked pixels, in
+        0..255; `features_overlaid` and `features_refined`, the distance of whole patches in the packaged network's
+        features; `l1_untouched`, what the refiner changes where nothing was drawn.
     """
-    sums = dict.fromkeys(("l1_overlaid", "l1_refined", "features_overlaid", "features_refined"), 0.0)
-    num = min(len(exercises.patches), MAX_COMPARED)
-    chosen = np.linspace(0, len(exercises.patches) - 1, num).astype(int)
+    exercises = Exercises(patches, overlay=Overlay(), blank=False)
+    with_lesions = np.nonzero(np.diff(patches.first))[0]
+    chosen = with_lesions[np.linspace(0, len(with_lesions) - 1, min(len(with_lesions), MAX_COMPARED)).astype(int)]
+    images = ("overlaid", "refined")
+    sums = dict.fromkeys([f"{what}_{image}" for what in ("l1", "features") for image in images], 0.0)
+    sums["l1_untouched"] = 0.0
     features.to(model.device)
     for i in chosen:
         batch = as_batch([exercises(int(i), np.random.default_rng(int(i)))])
         photo, overlaid, mask = (part.to(model.device) for part in batch)
         target = features(photo.float() / 127.5 - 1)
-        for name, image in (("overlaid", overlaid), ("refined", model.refined(batch))):
-            error = (image.float() - photo.float()).abs().mean(dim=1, keepdim=True)
-            sums[f"l1_{name}"] += float(error[mask].mean())
+        for name, image in zip(images, (overlaid, model.refined(batch))):
+            sums[f"l1_{name}"] += difference(image, photo, mask)
             sums[f"features_{name}"] += float(feature_distance(features(image.float() / 127.5 - 1), target))
-    return {"num_patches": num} | {name: total / num for name, total in sums.items()}
+        sums["l1_untouched"] += difference(model.refined((photo, photo, mask)), photo, mask)
+    return {"num_patches": len(chosen)} | {name: total / len(chosen) for name, total in sums.items()}
+
+
+def difference(image: Tensor, photo: Tensor, mask: Tensor) -> float:
+    """Mean absolute difference of masked pixels; images uint8 [B, 3, S, S], mask bool [B, 1, S, S]."""
+    return float((image.float() - photo.float()).abs().mean(dim=1, keepdim=True)[mask].mean())

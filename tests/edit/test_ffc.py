@@ -47,7 +47,7 @@ def test_one_layer_sees_the_whole_image():
     assert layer.num_local == 2
     (of_global,) = torch.autograd.grad(y[0, 2:, 0, 0].sum(), x, retain_graph=True)
     (of_local,) = torch.autograd.grad(y[0, :2, 0, 0].sum(), x)
-    assert (of_global[0, 2:, 20:, 20:].abs().sum(dim=0) > 0).mean(dtype=float) > 0.9  # ReLU silences some
+    assert (of_global[0, 2:, 20:, 20:].abs().sum(dim=0) > 0).mean(dtype=float) > 0.8  # ReLU silences some
     assert (of_global[0, :2, 2:, 2:] == 0).all()  # f_lg is a 3x3 convolution ...
     assert (of_local[0, :, 2:, 2:] == 0).all()  # ... and so are f_l and f_gl
 
