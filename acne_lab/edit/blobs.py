@@ -10,8 +10,8 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, maximum_filte
 
 STEP = 1.45  # ratio of neighbouring scales
 SIZES = (0.008, 0.045)  # diameters looked for, in close-up scales: 5th to 98th percentile of ACNE04's
-RED, DARK = 0.055, 0.10  # least contrast in optical density
-STANDS_OUT = 4.5  # and in robust standard deviations of the same scale's answers on this skin
+RED, DARK = 0.08, 0.13  # least contrast in optical density
+STANDS_OUT = 6.0  # and in robust standard deviations of the same scale's answers on this skin
 
 
 def find_lesions(chroma: np.ndarray, brightness: np.ndarray, skin: np.ndarray, scale: float) -> np.ndarray:

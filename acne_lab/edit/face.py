@@ -45,6 +45,7 @@ class Analysis:
     illumination: np.ndarray  # float32 [H, W]: low-frequency light on the skin, 1 on average
     light: np.ndarray  # float32 [2]: towards the light, image axes, length in [0, 1]
     tone: Tone
+    colour: np.ndarray  # float32 [3]: linear light of the skin's typical pixel
     scale: float  # pixels that stand for the short side of an ACNE04 close-up: sizes of lesions are shares of it
     grain: float  # standard deviation of the noise, 8-bit levels
     blurs: np.ndarray = field(repr=False)  # float32 [N, 3] x, y, sigma: camera blur where it could be measured
@@ -120,9 +121,10 @@ class Analyser:
             illumination=_restored(lamp, window, photo.shape[:2], outside=1.0),
             light=light_direction(lamp, skin, landmarks),
             tone=_tone(light, skin),
+            colour=np.median(light[skin > 0.5], axis=0),
             scale=float(scale),
             grain=noise,
-            blurs=blur_samples(photo[..., 1], tiles(window), noise),
+            blurs=blur_samples(photo[..., 1], window, noise),
         )
 
 

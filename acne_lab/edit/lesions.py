@@ -54,7 +54,7 @@ class Kind:
     blood: Range
     melanin: Range
     halo: Range  # redness around it, as a share of the blood at its centre
-    edge: Range  # exponent of the profile exp(-rho^edge): 2 is a blurred spot, 5 a plateau with a rim
+    edge: Range  # saturation of the profile: near 0 a blurred spot, 3 an even patch with a rim
     height: Range = (0.0, 0.0)  # radii
     pus: Range = (0.0, 0.0)  # cover at the centre
     pus_size: Range = (0.0, 0.0)  # radii
@@ -66,23 +66,23 @@ KINDS: Mapping[str, Kind] = {
     # inflamed and raised, without a head
     "papule": Kind(
         factor=(0.75, 1.15),
-        blood=(0.38, 1.00),
+        blood=(0.35, 0.95),
         melanin=(0.0, 0.10),
         halo=(0.16, 0.42),
-        edge=(1.9, 3.0),
+        edge=(0.4, 2.2),
         height=(0.10, 0.30),
-        gloss=(0.0, 0.05),
+        gloss=(0.0, 0.07),
     ),
     # a papule with a yellowish head that takes a third to half of its width
     "pustule": Kind(
         factor=(0.80, 1.20),
-        blood=(0.45, 1.05),
+        blood=(0.45, 1.00),
         melanin=(0.0, 0.06),
         halo=(0.22, 0.46),
-        edge=(1.8, 2.8),
+        edge=(0.5, 2.2),
         height=(0.18, 0.36),
         pus=(0.40, 0.85),
-        pus_size=(0.24, 0.46),
+        pus_size=(0.28, 0.55),
         gloss=(0.02, 0.09),
     ),
     # large and deep: a flat dome whose redness has no clear border and a tinge of violet
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Kind] = {
         blood=(0.48, 0.95),
         melanin=(0.04, 0.14),
         halo=(0.28, 0.48),
-        edge=(1.6, 2.4),
+        edge=(0.3, 1.5),
         height=(0.08, 0.20),
         gloss=(0.0, 0.05),
     ),
@@ -101,17 +101,17 @@ KINDS: Mapping[str, Kind] = {
         blood=(0.02, 0.12),
         melanin=(0.05, 0.20),
         halo=(0.0, 0.20),
-        edge=(1.8, 2.6),
+        edge=(0.5, 2.0),
         height=(0.03, 0.12),
         plug=(0.5, 1.3),
         gloss=(0.0, 0.02),
     ),
     # what an inflamed lesion leaves on pale skin: flat and red
     "post_inflammatory_erythema": Kind(
-        factor=(0.70, 1.15), blood=(0.20, 0.55), melanin=(0.0, 0.08), halo=(0.10, 0.35), edge=(1.7, 2.8)
+        factor=(0.70, 1.15), blood=(0.20, 0.55), melanin=(0.0, 0.08), halo=(0.10, 0.35), edge=(0.3, 2.0)
     ),
     # ... and on dark skin: flat and brown
-    "pigment": Kind(factor=(0.65, 1.10), blood=(0.02, 0.10), melanin=(0.25, 0.70), halo=(0.05, 0.22), edge=(1.9, 3.2)),
+    "pigment": Kind(factor=(0.65, 1.10), blood=(0.02, 0.10), melanin=(0.30, 0.85), halo=(0.05, 0.22), edge=(0.6, 2.6)),
 }
 
 # Shares of the kinds. Erythema and pigment share what is given for marks, by skin tone.
@@ -143,37 +143,36 @@ class ProceduralLesion:
 
     def layers(self, u: np.ndarray, v: np.ndarray, *, light: np.ndarray, darkness: float) -> Layers:
         shape = np.random.default_rng(self.shape_seed)
-        rho = _uneven_radius(u, v, shape, amplitude=0.13)
-        halo_u, halo_v = u - shape.normal(0, 0.18), v - shape.normal(0, 0.18)
-        halo_rho = _uneven_radius(halo_u, halo_v, shape, amplitude=0.20)
-        mottle = 1 + _mottle(u, v, shape, num=7, amplitude=0.30)
-        fringe = 1 + _mottle(u / 1.8, v / 1.8, shape, num=7, amplitude=0.45)
-
-        body = np.exp(-((rho / 0.82) ** self.edge)) * mottle
+        u, v = _bent(u, v, shape, amplitude=0.16)
+        rho = np.hypot(u, v)
+        body = _lobes(u, v, shape, plateau=self.edge) * (1 + _mottle(u, v, shape, num=7, amplitude=0.25))
         core = np.exp(-((rho / 0.36) ** 2))
-        halo = np.exp(-((halo_rho / 1.05) ** 2)) * fringe
+        at_u, at_v = shape.normal(0, 0.20, 2)
+        halo = np.exp(-(np.hypot(u - at_u, v - at_v) ** 2)) * (
+            1 + _mottle(u / 1.8, v / 1.8, shape, num=7, amplitude=0.5)
+        )
         # On dark skin blood shows less under the melanin, and inflammation brings more melanin with it.
         blood = self.blood * (1 - 0.30 * darkness)
-        melanin = self.melanin + 0.30 * darkness * self.blood
-        redness = blood * (0.78 * body + 0.22 * core + self.halo * halo)
+        melanin = self.melanin + 0.40 * darkness * self.blood
+        redness = blood * (0.8 * body + 0.2 * core + self.halo * halo * (1 - 0.7 * np.minimum(body, 1)))
         tint = HAEMOGLOBIN + self.violet * np.array((0.16, 0.0, -0.10), np.float32)
         absorbance = redness[..., None] * tint + (melanin * body)[..., None] * MELANIN
         if self.plug:
-            hole = np.exp(-((_uneven_radius(u, v, shape, amplitude=0.16) / 0.50) ** 3))
-            absorbance = absorbance + (self.plug * hole)[..., None] * np.array((0.8, 0.95, 1.0), np.float32)
+            hole = np.exp(-((np.hypot(*_bent(u, v, shape, amplitude=0.20)) / 0.50) ** 3))
+            absorbance = absorbance + (self.plug * hole)[..., None] * np.array((0.72, 0.95, 1.05), np.float32)
         pus = np.zeros_like(u)
         if self.pus:
             off_u, off_v = shape.normal(0, 0.10, 2)
-            head = _uneven_radius(u - off_u, v - off_v, shape, amplitude=0.16) / self.pus_size
-            pus = self.pus * np.exp(-(head**2.6)) * (1 + _mottle(u * 2, v * 2, shape, num=4, amplitude=0.2))
+            head = np.hypot(u - off_u, v - off_v) / self.pus_size
+            pus = self.pus * np.exp(-(head**2.4)) * (1 + _mottle(u * 2, v * 2, shape, num=4, amplitude=0.2))
         height = self.height * np.exp(-1.5 * rho**2)
         if self.pus:
-            height = height + 0.4 * self.height * np.exp(-((rho / (1.3 * self.pus_size)) ** 2))
+            height = height + 0.2 * self.height * np.exp(-((rho / (1.3 * self.pus_size)) ** 2))
         return Layers(
             np.asarray(absorbance, np.float32),
             np.clip(pus, 0, 1).astype(np.float32),
             height.astype(np.float32),
-            self._shine(u, v, light, shape),
+            self._shine(u, v, light, shape) * np.float32(1 + darkness),
         )
 
     def _shine(self, u: np.ndarray, v: np.ndarray, light: np.ndarray, shape: np.random.Generator) -> np.ndarray:
@@ -223,12 +222,22 @@ class ProceduralLesions:
         darkness: float = 0.0,
         diameters: np.ndarray | None = None,
     ) -> list[ProceduralLesion]:
-        """`num` lesions for a face of this severity and `Tone.darkness`; `diameters` do not matter to drawn ones."""
+        """`num` lesions for a face of this severity and `Tone.darkness`.
+
+        `diameters` [num] of the same face make its small lesions fainter than its large ones.
+        """
         parts = self.shares.get(severity.replace(" ", "_"), self.shares["moderate"])
         names, chances = list(parts), np.array(list(parts.values()), float)
         kinds = [names[k] for k in rng.choice(len(names), num, p=chances / chances.sum())]
         activity = float(np.exp(rng.normal(0, 0.18)))  # a face's lesions are inflamed together
-        return [self.draw_one(rng, kind, darkness=darkness, activity=activity) for kind in kinds]
+        growth = (
+            np.ones(num)
+            if diameters is None or not num
+            else np.clip((diameters / np.median(diameters)) ** 0.4, 0.55, 1.3)
+        )
+        return [
+            self.draw_one(rng, kind, darkness=darkness, activity=activity * float(g)) for kind, g in zip(kinds, growth)
+        ]
 
     def draw_one(
         self, rng: np.random.Generator, kind: str, *, darkness: float = 0.0, activity: float = 1.0
@@ -261,14 +270,29 @@ class ProceduralLesions:
         )
 
 
-def _uneven_radius(u: np.ndarray, v: np.ndarray, shape: np.random.Generator, *, amplitude: float) -> np.ndarray:
-    """Distance from the centre, in radii of an outline whose Fourier terms 2 to 6 are random."""
-    angle = np.arctan2(v, u)
-    outline = np.ones_like(u)
-    for order in range(2, 7):
-        size, phase = shape.normal(0, amplitude * (2 / order) ** 1.2), shape.uniform(0, 2 * np.pi)
-        outline += np.clip(size, -2 * amplitude, 2 * amplitude) * np.cos(order * angle + phase)
-    return np.hypot(u, v) / np.maximum(outline, 0.4)
+def _bent(u: np.ndarray, v: np.ndarray, shape: np.random.Generator, *, amplitude: float) -> tuple:
+    """The coordinates, scaled so that a circle around the centre gets an outline with random Fourier terms 2 to 5.
+
+    The terms grow from the centre outwards, or every lesion would be a star.
+    """
+    angle, square = np.arctan2(v, u), u**2 + v**2
+    outline = np.zeros_like(u)
+    for order in range(2, 6):
+        size, phase = shape.normal(0, amplitude * (2 / order) ** 1.5), shape.uniform(0, 2 * np.pi)
+        outline += size * np.cos(order * angle + phase)
+    scale = 1 / np.clip(1 + outline * square / (square + 0.35), 0.6, 1.5)
+    return u * scale, v * scale
+
+
+def _lobes(u: np.ndarray, v: np.ndarray, shape: np.random.Generator, *, plateau: float) -> np.ndarray:
+    """A sum of Gaussians side by side, saturated: from a blurred spot (`plateau` near 0) to an even patch (3)."""
+    num = int(shape.integers(3, 6))
+    offsets, sizes = shape.normal(0, 0.24, (num, 2)), shape.uniform(0.30, 0.52, num)
+    weights = shape.uniform(0.5, 1.0, num)
+    total = np.zeros_like(u)
+    for (at_u, at_v), size, weight in zip(offsets, sizes, weights / weights.sum()):
+        total += weight * np.exp(-((u - at_u) ** 2 + (v - at_v) ** 2) / (2 * size**2))
+    return (1 - np.exp(-plateau * total)) / (1 - np.exp(-plateau))
 
 
 def _mottle(u: np.ndarray, v: np.ndarray, shape: np.random.Generator, *, num: int, amplitude: float) -> np.ndarray:

@@ -4,13 +4,15 @@ An overlay that is sharper, cleaner or lit from elsewhere than its photograph lo
 """
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from acne_lab.edit.regions import surface_tilt
 
 FROM_ABOVE = np.array((0.0, -0.45), np.float32)  # assumed where a photograph tells nothing: most lamps hang
-PROBE = 1.0  # standard deviation of the second blur, pixels (Zhuo & Sim 2011 use the same)
+FIRST, PROBE = 0.8, 1.5  # standard deviations of the two blurs of the measurement, pixels
 TILE = 96  # pixels
+ENOUGH = 4  # measurements of blur
 
 
 def illumination(brightness: np.ndarray, skin: np.ndarray, scale: float) -> np.ndarray:
@@ -43,7 +45,7 @@ def light_direction(light_map: np.ndarray, skin: np.ndarray, landmarks: np.ndarr
     else:
         slope = (points - points.mean(0)) / (2.5 * points.std(0).max() + 1e-6)
     design = np.column_stack([np.ones(len(slope)), slope])
-    ridge = np.diag([0, 0.02, 0.02]) * len(slope)
+    ridge = np.diag([0, 0.05, 0.05]) * len(slope)
     fitted = np.linalg.solve(design.T @ design + ridge, design.T @ value)[1:]
     direction = 0.6 * FROM_ABOVE + fitted
     return (direction / max(1.0, float(np.linalg.norm(direction)))).astype(np.float32)
@@ -62,31 +64,45 @@ def grain(green: np.ndarray) -> float:
     return float(1.4826 * np.median(np.abs(second)) / 6)
 
 
-def blur_samples(green: np.ndarray, boxes: list[tuple[int, int, int, int]], noise: float) -> np.ndarray:
-    """(x, y, sigma) [N, 3]: the camera's blur where tiles hold edges, from the sharpest of them.
+def blur_samples(green: np.ndarray, window: tuple[int, int, int, int], noise: float) -> np.ndarray:
+    """(x, y, sigma) [N, 3]: the camera's blur where tiles of the window hold edges, from the sharpest of them.
 
     An edge blurred by s and again by p has its gradient divided by R = sqrt(1 + p²/s²), so s = p / sqrt(R² - 1)
-    (Zhuo & Sim 2011, equation 6).
+    (Zhuo & Sim 2011, equation 6). Edges softer than a few pixels drown in grain; they are looked for on copies
+    reduced to 1/2 and 1/4.
 
     Args:
         green: uint8 [H, W], full resolution.
-        boxes: (x0, y0, x1, y1) of the tiles to look at.
-        noise: standard deviation of the grain; weaker gradients are not edges.
+        window: x0, y0, x1, y1: where to look.
+        noise: standard deviation of the grain, 8-bit levels; weaker gradients are not edges.
     """
+    x0, y0, x1, y1 = window
+    part = np.asarray(green[y0:y1, x0:x1])
+    found = np.empty((0, 3), np.float32)
+    for factor in (1, 2, 4):
+        reduced = part if factor == 1 else np.asarray(Image.fromarray(part).reduce(factor))
+        samples = _samples_at_this_size(reduced, noise / factor)
+        if len(samples) > len(found):
+            found = samples * (factor, factor, factor) + (x0, y0, 0)
+        if len(found) >= ENOUGH:
+            break
+    return found.astype(np.float32)
+
+
+def _samples_at_this_size(image: np.ndarray, noise: float) -> np.ndarray:
     found = []
-    for x0, y0, x1, y1 in boxes:
-        tile = green[y0:y1, x0:x1].astype(np.float32)
+    for x0, y0, x1, y1 in tiles((0, 0, image.shape[1], image.shape[0])):
+        tile = image[y0:y1, x0:x1].astype(np.float32)
         if min(tile.shape) < 16:
             continue
-        softer = gaussian_filter(tile, 0.5)  # a first blur against grain, taken off below
-        twice = gaussian_filter(softer, PROBE)
-        first, second = _steepness(softer), _steepness(twice)
-        edge = first > max(8 * noise, 6.0, float(np.quantile(first, 0.95)))
+        softer = gaussian_filter(tile, FIRST)  # a first blur against grain, taken off below
+        first, second = _steepness(softer), _steepness(gaussian_filter(softer, PROBE))
+        edge = first > max(3 * noise, 4.0, float(np.quantile(first, 0.95)))
         if edge.sum() < 12:
             continue
         ratio = np.maximum(first[edge] / np.maximum(second[edge], 1e-3), 1.001)
         total = PROBE / np.sqrt(ratio**2 - 1)
-        sigma = np.sqrt(max(float(np.quantile(total, 0.15)) ** 2 - 0.25, 0.09))
+        sigma = np.sqrt(max(float(np.quantile(total, 0.35)) ** 2 - FIRST**2, 0.09))
         found.append(((x0 + x1) / 2, (y0 + y1) / 2, min(sigma, 8.0)))
     return np.array(found, np.float32).reshape(-1, 3)
 

@@ -10,12 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from acne_lab.edit.colour import from_linear, luminance, to_linear
+from acne_lab.edit.colour import from_linear, to_linear
 from acne_lab.edit.face import Analysis
 from acne_lab.edit.lesions import REACH, Layers, Lesion
 
 FINE = 9.0  # samples along a radius below which a lesion is drawn finer than the photograph
-PUS = np.array((1.0, 0.90, 0.66), np.float32)  # colour of pus under white light, its red as 1
+# Light that pus gives back, over that of the skin around it, for the palest and the darkest skin: wet and thin, it
+# is a little lighter and yellower than the one, and far from white on the other.
+PUS_ON_PALE = np.array((1.20, 1.56, 1.36), np.float32)
+PUS_ON_DARK = np.array((2.30, 2.90, 2.30), np.float32)
+SHADOW = np.array((0.82, 1.0, 1.06), np.float32)  # shading on skin by channel: red light creeps into shadows
+SHINES = 1.25  # light over that of typical skin under the local lamp from which on the rest is a mirror's
 GRAIN_SIGMA = 1.0  # pixels: detail below this counts as grain
 GRAIN_POWER = 0.5  # photon noise goes with the root of the light (Poisson)
 TILE = 384
@@ -68,10 +73,10 @@ class Overlay:
         for lesion, centre, diameter, blur, tilt in zip(lesions, centres, diameters, blurs, tilts):
             window = _window(photo.shape, centre, REACH * diameter / 2 + 3 * blur + 1)
             layers, reached = self._drawn(lesion, centre, diameter / 2, float(blur), tilt, window, analysis)
-            density[window] += self._density(layers, photo[window], analysis, window)
+            density[window] += self._density(layers, photo[window], analysis, window, diameter / 2)
             mask[window] |= reached
         mask &= analysis.skin > 0
-        return Overlaid(self._filtered(photo, density * np.float32(intensity), mask), mask)
+        return Overlaid(self._filtered(photo, density * np.float32(intensity), mask, analysis), mask)
 
     def _drawn(
         self,
@@ -104,31 +109,37 @@ class Overlay:
             step = 1 / (finer * radius)
             dy, dx = np.gradient(layers.height, step)
             facing = -(dx * analysis.light[0] + dy * analysis.light[1])
-            lit = np.log1p(np.clip(self.shading * 1.1 * facing, -0.45, 0.45))
+            lit = np.log1p(np.clip(self.shading * 1.5 * facing, -0.45, 0.45))
         parts = (layers.absorbance * fade[..., None], layers.pus * fade, lit * fade, layers.gloss * fade)
         absorbance, pus, lit, gloss = (_at_pixels(part, finer, blur) for part in parts)
         reached = _at_pixels((distance < REACH).astype(np.float32), finer, 0.0) > 0
         return Layers(absorbance, pus, lit, gloss), reached
 
-    def _density(self, layers: Layers, photo: np.ndarray, analysis: Analysis, window: tuple) -> np.ndarray:
+    def _density(
+        self, layers: Layers, photo: np.ndarray, analysis: Analysis, window: tuple, radius: float
+    ) -> np.ndarray:
         """Optical density to add [h, w, 3]: pigments, the light on a raised surface, pus and gloss over them."""
-        density = layers.absorbance - layers.height[..., None]
-        skin = np.clip(analysis.skin[window] * 2, 0, 1)[..., None]
+        density = layers.absorbance - layers.height[..., None] * SHADOW
         if layers.pus.any() or layers.gloss.any():
             light = to_linear(photo)
             under = np.maximum(np.stack([gaussian_filter(light[..., c], 1.5) for c in range(3)], axis=-1), 4e-3)
-            level = luminance(under)
-            lamp = analysis.illumination[window]
-            # Pus is pale but wet and thin: on pale skin little lighter than it, on dark skin far from white.
-            pale = np.clip(np.maximum(1.35 * level, 0.34 * lamp), 0, 0.88)[..., None] * PUS
-            head = -np.log(np.maximum(pale, 4e-3) / under)
+            darkness = analysis.tone.darkness
+            lighter = PUS_ON_PALE ** (1 - darkness) * PUS_ON_DARK**darkness
+            head = -np.log(np.minimum(lighter, np.maximum(0.88 / under, 1)))
             pus = layers.pus[..., None]
             density = density * (1 - pus) + head * pus
-            density = density - np.log1p((layers.gloss * lamp)[..., None] / under)
-        return density * skin
+            density = density - np.log1p((layers.gloss * analysis.illumination[window])[..., None] / under)
+        # Lesions near lips or hair fade towards them: a cut edge would betray the mask.
+        inside = gaussian_filter(analysis.skin[window], max(0.30 * radius, 0.5))
+        inside = np.clip(2 * inside - 1, 0, 1)
+        return density * (inside * (2 - inside))[..., None]
 
-    def _filtered(self, photo: np.ndarray, density: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The photograph through the density, inside of the mask, tile by tile."""
+    def _filtered(self, photo: np.ndarray, density: np.ndarray, mask: np.ndarray, analysis: Analysis) -> np.ndarray:
+        """The photograph through the density, inside of the mask, tile by tile.
+
+        Only light that has been under the skin meets its pigments; what shines on top of it stays as it is
+        (the dichromatic reflection model, Shafer 1985).
+        """
         image = photo.copy()
         margin = 4
         for y in range(0, photo.shape[0], TILE):
@@ -137,13 +148,14 @@ class Overlay:
                 if not inside.any():
                     continue
                 top, left = min(y, margin), min(x, margin)
-                light = to_linear(photo[y - top : y + TILE + margin, x - left : x + TILE + margin])
-                passed = np.exp(-density[y - top : y + TILE + margin, x - left : x + TILE + margin])
-                if self.keep_grain:
-                    smooth = np.stack([gaussian_filter(light[..., c], GRAIN_SIGMA) for c in range(3)], axis=-1)
-                    light = smooth * passed + (light - smooth) * passed**GRAIN_POWER
-                else:
-                    light = light * passed
+                part = slice(y - top, y + TILE + margin), slice(x - left, x + TILE + margin)
+                light = to_linear(photo[part])
+                passed = np.exp(-density[part])
+                smooth = np.stack([gaussian_filter(light[..., c], GRAIN_SIGMA) for c in range(3)], axis=-1)
+                brightest = SHINES * analysis.colour * analysis.illumination[part][..., None]
+                shine = np.maximum((smooth - brightest).min(-1, keepdims=True), 0)
+                power = GRAIN_POWER if self.keep_grain else 1.0
+                light = shine + (smooth - shine) * passed + (light - smooth) * passed**power
                 light = light[top : top + TILE, left : left + TILE][: inside.shape[0], : inside.shape[1]]
                 image[y : y + TILE, x : x + TILE][inside] = from_linear(light[inside])
         return image

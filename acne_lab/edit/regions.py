@@ -10,6 +10,7 @@ from scipy.spatial import ConvexHull
 
 JAW, NOSE, NOSTRILS = slice(0, 17), slice(27, 36), slice(31, 36)
 BROWS, EYES, LIPS = (slice(17, 22), slice(22, 27)), (slice(36, 42), slice(42, 48)), slice(48, 60)
+STEEPEST = 0.85  # sine of the tilt at a face's border: beyond it nobody sees a lesion
 FOREHEAD = 0.85  # height above the brows, in distances from the brows to the base of the nose (a face has thirds)
 
 
@@ -60,7 +61,7 @@ def seed_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def surface_tilt(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The face's normal (nx, ny) at points [N, 2], image axes, length below 0.95: the head taken as an ellipsoid."""
+    """The face's normal (nx, ny) at points [N, 2], image axes: the head taken as an ellipsoid."""
     outline = face_polygon(landmarks)
     up = landmarks[27] - landmarks[8]
     up = up / np.linalg.norm(up)
@@ -69,7 +70,7 @@ def surface_tilt(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
     low, high = along.min(0), along.max(0)
     normal = ((points @ axes.T) - (low + high) / 2) / ((high - low) / 2 * np.array((1.04, 1.15)))
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return (normal * np.minimum(1, 0.95 / np.maximum(length, 1e-6))) @ axes
+    return (normal * np.minimum(1, STEEPEST / np.maximum(length, 1e-6))) @ axes
 
 
 def _filled(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
