@@ -27,6 +27,7 @@ GRADER = ("experiment=grader",)
 def test_every_group_is_covered_here():
     tested = {
         "data",
+        "edit",
         "model",
         "augment",
         "mode",

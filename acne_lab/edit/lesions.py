@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     # inflamed and raised, without a head
     "papule": Kind(
         factor=(0.75, 1.15),
-        blood=(0.35, 0.95),
+        blood=(0.50, 1.25),
         melanin=(0.0, 0.10),
         halo=(0.16, 0.42),
         edge=(0.4, 2.2),
@@ -76,7 +76,7 @@ KINDS: Mapping[str, Kind] = {
     # a papule with a yellowish head that takes a third to half of its width
     "pustule": Kind(
         factor=(0.80, 1.20),
-        blood=(0.45, 1.00),
+        blood=(0.60, 1.25),
         melanin=(0.0, 0.06),
         halo=(0.22, 0.46),
         edge=(0.5, 2.2),
@@ -88,7 +88,7 @@ KINDS: Mapping[str, Kind] = {
     # large and deep: a flat dome whose redness has no clear border and a tinge of violet
     "nodule": Kind(
         factor=(1.60, 2.30),
-        blood=(0.48, 0.95),
+        blood=(0.60, 1.15),
         melanin=(0.04, 0.14),
         halo=(0.28, 0.48),
         edge=(0.3, 1.5),
@@ -108,10 +108,10 @@ KINDS: Mapping[str, Kind] = {
     ),
     # what an inflamed lesion leaves on pale skin: flat and red
     "post_inflammatory_erythema": Kind(
-        factor=(0.70, 1.15), blood=(0.20, 0.55), melanin=(0.0, 0.08), halo=(0.10, 0.35), edge=(0.3, 2.0)
+        factor=(0.70, 1.15), blood=(0.28, 0.70), melanin=(0.0, 0.10), halo=(0.10, 0.35), edge=(0.3, 2.0)
     ),
     # ... and on dark skin: flat and brown
-    "pigment": Kind(factor=(0.65, 1.10), blood=(0.02, 0.10), melanin=(0.30, 0.85), halo=(0.05, 0.22), edge=(0.6, 2.6)),
+    "pigment": Kind(factor=(0.65, 1.10), blood=(0.02, 0.10), melanin=(0.35, 0.95), halo=(0.05, 0.22), edge=(0.6, 2.6)),
 }
 
 # Shares of the kinds. Erythema and pigment share what is given for marks, by skin tone.
@@ -152,8 +152,8 @@ class ProceduralLesion:
             1 + _mottle(u / 1.8, v / 1.8, shape, num=7, amplitude=0.5)
         )
         # On dark skin blood shows less under the melanin, and inflammation brings more melanin with it.
-        blood = self.blood * (1 - 0.30 * darkness)
-        melanin = self.melanin + 0.40 * darkness * self.blood
+        blood = self.blood * (1 - 0.20 * darkness)
+        melanin = self.melanin + 0.50 * darkness * self.blood
         redness = blood * (0.8 * body + 0.2 * core + self.halo * halo * (1 - 0.7 * np.minimum(body, 1)))
         tint = HAEMOGLOBIN + self.violet * np.array((0.16, 0.0, -0.10), np.float32)
         absorbance = redness[..., None] * tint + (melanin * body)[..., None] * MELANIN
@@ -256,8 +256,8 @@ class ProceduralLesions:
         return ProceduralLesion(
             kind=kind,
             factor=value("factor"),
-            blood=value("blood", skew=1.5) * activity,  # most lesions are faint
-            melanin=value("melanin", skew=1.3),
+            blood=value("blood", skew=1.2) * activity,  # most lesions are faint
+            melanin=value("melanin"),
             halo=value("halo"),
             edge=value("edge"),
             height=value("height"),

@@ -13,7 +13,9 @@ from acne_lab.edit.colour import log_chroma, luminance
 from acne_lab.edit.regions import face_region, face_width, feature_region, seed_region
 
 # Any skin in any usual light: means and half widths of log R/G and log G/B in linear light.
-BAND_CENTRE, BAND_HALF = np.array((0.68, 0.50), np.float32), np.array((0.58, 0.62), np.float32)
+BAND_CENTRE, BAND_HALF = np.array((0.74, 0.50), np.float32), np.array((0.56, 0.60), np.float32)
+LIKELIEST, LIKELY = np.array((0.55, 0.40), np.float32), np.array((0.30, 0.30), np.float32)  # mean, standard deviation
+EVENEST = 0.022  # a wall of skin colour varies less than this in both ratios; cheeks do not
 REACH, REACH_ON_FACE = 3.0, 4.0  # Mahalanobis distance where a colour is as likely skin as not
 LEAST_SPREAD = np.array((0.07, 0.08), np.float32)  # standard deviations of a perfectly even skin's model
 MAX_SHADE = (1.6, 1.0)  # how much darker and brighter than the typical pixel skin may be, in log luminance
@@ -86,10 +88,15 @@ def _largest_crowd(chroma: np.ndarray, brightness: np.ndarray, rough: np.ndarray
     cells = np.clip(((chroma - BAND_CENTRE) / BAND_HALF + 1) * (bins / 2), 0, bins - 1).astype(int)
     flat = cells[..., 0] * bins + cells[..., 1]
     crowd = np.bincount(flat[usable], weights=middle[usable], minlength=bins * bins).reshape(bins, bins)
-    crowd = gaussian_filter(crowd, 1.5)
+    axes = np.meshgrid(*[(np.arange(bins) + 0.5) * (2 / bins) - 1] * 2, indexing="ij")
+    colours = np.stack(axes, axis=-1) * BAND_HALF + BAND_CENTRE
+    crowd = gaussian_filter(crowd, 1.5) * np.exp(-(((colours - LIKELIEST) / LIKELY) ** 2).sum(-1) / 2)
     densest = (np.array(np.unravel_index(crowd.argmax(), crowd.shape)) + 0.5) * (2 / bins) - 1
     near = np.linalg.norm((chroma - BAND_CENTRE) / BAND_HALF - densest, axis=-1) < 0.35
-    return usable & near
+    seed = usable & near
+    if (chroma[seed].std(0) < EVENEST).all():
+        raise NoSkin("no skin found: what has its colour is as even as a wall")
+    return seed
 
 
 def _colour_likelihood(chroma: np.ndarray, brightness: np.ndarray, seed: np.ndarray, reach: float) -> np.ndarray:
