@@ -3,9 +3,10 @@
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
+from tiny import TINY_GAN, TINY_GRADER, TINY_REFINER, TOY, composed, tiny_weights
 
 from acne_lab.build import CONF_DIR, build, divide
+from acne_lab.edit.module import RefinerTraining
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.module import Grader
@@ -32,6 +33,7 @@ def test_every_group_is_covered_here():
         "mode",
         "stage",
         "grader",
+        "refiner",
         "trainer",
         "logger",
         "callbacks",
@@ -171,6 +173,17 @@ def test_ways_of_balancing(name):
     assert config["model"]["class_weighted"] == node["class_weights"] == (name == "class_weights")
 
 
+@pytest.mark.parametrize("name", options("refiner"))
+def test_refiners_build_and_paint(name):
+    config = composed("train", "experiment=refiner", f"refiner={name}")
+    model, side = build(config["model"]), config["patches"]["side"]
+    assert isinstance(model, RefinerTraining)
+    photo, mask = torch.zeros(1, 3, side, side), torch.ones(1, 1, side, side)
+    assert model.eval().G(photo, photo, mask, mask).shape == photo.shape
+    assert model.D(photo)[0].shape[1] == 1
+    assert model.G.conditioned == (name != "inpaint")
+
+
 @pytest.mark.parametrize("name", options("mode"))
 def test_modes_draw(name, tmp_path):
     """A table or a sheet of each, with all options as they are but the number of frames or steps."""
@@ -231,7 +244,7 @@ def check_study(name: str, *given: str) -> dict:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
-    small = TINY_GRADER if name.startswith("grader") else TINY_GAN
+    small = {"grader": TINY_GRADER, "refiner": TINY_REFINER}.get(name, TINY_GAN)
     given = {
         "gan_severity": ("stage.severity=severe", "init_from=null"),
         "gan_small_data": (
