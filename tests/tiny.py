@@ -32,6 +32,15 @@ TINY_GRADER = (
     "trainer.max_epochs=2",
     "loader.batch_size=8",
 )
+TINY_REFINER = (
+    "num_threads=1",
+    "refiner=tiny",
+    "patches.side=16",
+    "patches.per_photo=2",
+    "stage.batch_size=4",
+    "stage.tick_images=8",
+    "stage.num_images=16",
+)
 
 
 def tiny_weights(path: Path, *, start_from: Path | None = None, **arguments: int) -> Path:

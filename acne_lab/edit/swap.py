@@ -3,8 +3,8 @@
 The face is projected into the base model; the same latent code goes through the base and through the severity's model.
 What the two pictures differ in is acne, as far as the two models differ in nothing else. Only this difference goes onto
 the photograph, as optical density (see `colour.py`) and on skin alone: pores, stubble, light and the person's features
-stay the photograph's own. Pasting the generated skin itself (Poisson blending) was tried and is worse: it brings the model's
-blur and its other person, and where the two hairlines differ, hair bleeds into the forehead.
+stay the photograph's own. Pasting the generated skin itself (Poisson blending) was tried and is worse: it brings the
+model's blur and its other person, and where the two hairlines differ, hair bleeds into the forehead.
 
 What it does not know: how many lesions it adds. The severity of the result is the severity model's claim.
 """

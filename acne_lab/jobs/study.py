@@ -1,10 +1,10 @@
 """`acne-lab study study=demo`: run a graph of jobs, each stage once, then compare its arms and write the report.
 
-A stage is a job with overrides; `@stage` in them stands for the run of an earlier stage. Before the first one
-the study prepares its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that
-table, one named `x_{seed}` one for each of the study's `seeds`; an arm that names `x_{seed}` holds all of these
-graders, and the report compares the arms' means. Stages that are done are reused, also those of other studies
-and of other sweep members.
+A stage is a job with overrides; `@stage` in them stands for the run of an earlier stage, and one that is `like`
+another takes over its job and the overrides that it does not give itself. Before the first one the study prepares
+its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that table, one named `x_{seed}`
+one for each of the study's `seeds`; an arm that names `x_{seed}` holds all of these graders, and the report compares
+the arms' means. Stages that are done are reused, also those of other studies and of other sweep members.
 """
 
 import json
@@ -48,7 +48,9 @@ def study(config: dict) -> Run:
 
     table_path, records = data_stage(config, runs_dir)
     done = {"table": table_path}
-    seeds = plan.get("seeds") or []
+    seeds, baseline = plan.get("seeds") or [], plan.get("baseline")
+    if baseline is not None and baseline not in plan["arms"]:
+        raise ValueError(f"study.baseline={baseline} is no arm; there are {', '.join(plan['arms'])}")
     stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
     arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in plan["arms"].items()}
     for number, (stage, node) in enumerate(stages.items(), start=1):
@@ -78,6 +80,7 @@ def study(config: dict) -> Run:
                 "name": name,
                 "seed": config["seed"],
                 "seeds": seeds,
+                "baseline": baseline,
                 "question": plan["question"],
                 "stages": records,
                 "arms": arms,
@@ -145,6 +148,26 @@ def record(run: Run, runs_dir: Path, overrides: list[str], *, reused: bool) -> d
     }
 
 
+def likened(stages: dict) -> dict:
+    """The stages with what they take over from the ones that they are `like`; an override of their own wins.
+
+    Raises:
+        ValueError: there is no such stage, or two are like each other.
+    """
+
+    def complete(name: str, seen: tuple[str, ...]) -> dict:
+        node = stages[name]
+        if "like" not in node:
+            return node
+        if node["like"] not in stages or node["like"] in seen:
+            raise ValueError(f"stage {name} is like {node['like']}: name another one of {', '.join(stages)}")
+        model = complete(node["like"], (*seen, node["like"]))
+        overrides = {text.partition("=")[0]: text for text in [*model["overrides"], *node.get("overrides", [])]}
+        return {"job": model["job"], "overrides": list(overrides.values())}
+
+    return {name: complete(name, (name,)) for name in stages}
+
+
 def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) -> dict:
     """Replace each stage whose name holds {severity} by one for each class, and {seed} by one for each seed.
 
@@ -159,7 +182,7 @@ def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) ->
     if any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"study.seeds must be different whole numbers from 0, e.g. [0,1,2,3,4], not {list(seeds)}")
     result = {}
-    for name, node in _for_each_seed(stages, seeds).items():
+    for name, node in _for_each_seed(likened(stages), seeds).items():
         for severity in classes if "{severity}" in name else [None]:
             overrides = [_all_severities(text, suffixes) for text in node["overrides"]]
             overrides = [

@@ -146,6 +146,7 @@ class Study:
         question: what it asks, in one sentence.
         seed: of all stages that are not one for each seed; None if study.json does not say.
         seeds: those that its arms were repeated with; () for a study of one seed.
+        baseline: name of the arm that the others are compared with, the first one if study.json does not say.
         run: the study's own folder, relative to the folder that holds runs/, for people to find it.
         stages: in the order in which they run.
         arms: in the study's order, which is not a ranking.
@@ -155,6 +156,7 @@ class Study:
     question: str
     seed: int | None
     seeds: tuple[int, ...]
+    baseline: str
     run: str
     stages: tuple[Stage, ...]
     arms: tuple[Arm, ...]
@@ -230,6 +232,7 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
         question=about.get("question") or about["name"],
         seed=about.get("seed"),
         seeds=tuple(about.get("seeds", ())),
+        baseline=about.get("baseline") or next(iter(about["arms"]), ""),
         run=f"{runs_dir.name}/{study_dir.relative_to(runs_dir).as_posix()}" if inside else study_dir.name,
         stages=stages,
         arms=arms,

@@ -34,7 +34,7 @@ from acne_lab.report.parts import (
     slug,
     thumbnails,
 )
-from acne_lab.report.reading import differences, estimated, known, reading, shared_subjects, summary_lines
+from acne_lab.report.reading import baseline, differences, estimated, known, reading, shared_subjects, summary_lines
 from acne_lab.report.realism import SHORT, comparison_rows
 
 NUM_CONTACT = 10  # training images shown of each severity
@@ -94,7 +94,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "arms": [_arm_row(study, arm) for arm in study.arms],
         "chance": 1 / len(study.classes) if study.classes else None,
         "commonest": next((arm.commonest_share for arm in study.arms if arm.commonest_share), None),
-        "baseline": study.arms[0].name if len(study.seeds) > 1 and len(study.arms) > 1 else None,
+        "baseline": base.name if (base := baseline(study)) else None,
         "arms_drawing": _arms_drawing(study),
         "realism": comparison_rows(study.realism),
         "realism_heads": list(SHORT.values()),
@@ -174,11 +174,10 @@ def _difference(study: Study, arm: Arm) -> str:
 
 
 def _differences_drawing(study: Study) -> Drawing | None:
-    found = differences(study)
+    found, base = differences(study), baseline(study)
     if not found:
         return None
-    first = study.arms[0]
-    pairs = {arm.name: zip(arm.tests, first.tests) for arm in study.arms}
+    pairs = {arm.name: zip(arm.tests, base.tests) for arm in study.arms}
     figure = plots.differences_figure(
         list(found),
         means=[100 * estimate.mean for estimate in found.values()],
@@ -187,10 +186,10 @@ def _differences_drawing(study: Study) -> Drawing | None:
             for name in found
         ],
         half_widths=[100 * estimate.half_width for estimate in found.values()],
-        label=f"points of balanced accuracy above “{first.name}”, seed by seed",
+        label=f"points of balanced accuracy above “{base.name}”, seed by seed",
     )
-    words = "; ".join(f"{arm.name} {_difference(study, arm)}" for arm in study.arms[1:])
-    return as_drawing(figure, "differences", f"Points of balanced accuracy above {first.name}: {words}")
+    words = "; ".join(f"{arm.name} {_difference(study, arm)}" for arm in study.arms if arm.name in found)
+    return as_drawing(figure, "differences", f"Points of balanced accuracy above {base.name}: {words}")
 
 
 def _grader_curves(study: Study) -> dict[str, pd.DataFrame]:

@@ -1,7 +1,7 @@
 """What the figures of a study say in plain words, and what they cannot say.
 
 With one seed nothing is decided: no test, no interval. With several each arm has the mean over its seeds with the 95 %
-interval, and its difference to the first arm, seed by seed: that arm is the one to beat.
+interval, and its difference to the study's baseline, seed by seed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -93,11 +93,20 @@ def reading(study: Study) -> list[str]:
 
 
 def differences(study: Study) -> dict[str, Estimate]:
-    """arm -> its balanced accuracy minus that of the first arm, seed by seed; {} of one seed."""
-    if len(study.seeds) < 2:
+    """arm -> its balanced accuracy minus that of the baseline, seed by seed; {} of one seed."""
+    base = baseline(study)
+    if base is None:
         return {}
-    found = {arm.name: arm.difference(study.arms[0], "balanced_accuracy") for arm in study.arms[1:]}
+    others = [arm for arm in study.arms if arm is not base]
+    found = {arm.name: arm.difference(base, "balanced_accuracy") for arm in others}
     return {name: estimate for name, estimate in found.items() if estimate and estimate.half_width is not None}
+
+
+def baseline(study: Study) -> Arm | None:
+    """The arm that the others are compared with; None where one seed, or one arm, allows no comparison."""
+    if len(study.seeds) < 2 or len(study.arms) < 2:
+        return None
+    return next(arm for arm in study.arms if arm.name == study.baseline)
 
 
 def estimated(estimate: Estimate | None) -> str:
@@ -122,7 +131,7 @@ def _of_one_seed(study: Study) -> str:
 
 
 def _of_seeds(study: Study, tested: Sequence[Arm]) -> list[str]:
-    """What can be said of several seeds: which arms differ from the first by more than the luck of training."""
+    """What can be said of several seeds: which arms differ from the baseline by more than the luck of training."""
     said = [
         f"Each arm was trained {len(study.seeds)} times, with the seeds {', '.join(map(str, study.seeds))}; “±” is "
         "half the 95 % interval of the mean (Student's t over seeds). It holds the luck of training and nothing else: "
@@ -141,7 +150,7 @@ def _of_seeds(study: Study, tested: Sequence[Arm]) -> list[str]:
             if names
         ]
         said.append(
-            f"Against “{study.arms[0].name}”, seed by seed, at 95 %: {'; '.join(words)}. "
+            f"Against “{study.baseline}”, seed by seed, at 95 %: {'; '.join(words)}. "
             f"Of {counted(len(compared), 'comparison')} each errs in one case of twenty by chance alone."
         )
     return said
