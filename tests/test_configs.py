@@ -161,7 +161,8 @@ def test_graders_build_and_grade(name):
 @pytest.mark.parametrize("name", options("balance"))
 def test_ways_of_balancing(name):
     """Graders and `acne-lab balance` read them alike, and every one takes the common options, so that a sweep can."""
-    given = {"generated": ("balance.run=x",), "supplement": ("balance.root=x",)}.get(name, ())
+    needed = {"generated": "balance.run=x", "supplement": "balance.root=x", "severity_swap": "edit.gans={base: x}"}
+    given = (needed[name],) if name in needed else ()
     given += (f"balance={name}", "balance.targets={severe: 5}", "balance.seed=3")
     config = composed("train", *GRADER, *given)
     node = config["balance"]

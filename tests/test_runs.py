@@ -36,6 +36,8 @@ def test_key_is_of_what_changes_the_result(tmp_path):
     assert key == run_key({**CONFIG, "name": "y", "runs_dir": "elsewhere", "logger": {"project": "z"}}, ["abc"])
     assert key == run_key({**CONFIG, "callbacks": {"sample_grid": {"psi": 0.5}, "evaluation": None}}, ["abc"])
     assert key != run_key({**CONFIG, "callbacks": {"evaluation": {"every_ticks": 4}}}, ["abc"])
+    assert key == run_key({**CONFIG, "table": "runs/prepare/x", "balance": {"kind": "edit"}, "edit": {}}, ["abc"])
+    assert key != run_key({**CONFIG, "table": {"split": None}}, ["abc"])  # prepare describes a table there
     assert key != run_key({**CONFIG, "seed": 1}, ["abc"])
     assert key != run_key(CONFIG, ["abd"])
     assert key != run_key(CONFIG)

@@ -10,23 +10,35 @@ The release comes in two trees, and neither is enough alone:
 The split files are the labels; the number in a file's name is not (in the release they disagree for 42
 files).
 
-It does not know who is on a photograph: every file is its own subject, although the release shows many
-people more than once, some on both sides of its folds.
+Nor do the official folds keep people apart: the release shows many persons more than once, some on both sides
+of a fold, and some photographs twice, under two grades even. So who is on a photograph and which are copies
+is found out here (`subjects`, `duplicates`), and two families of splits by subject stand beside the official one.
+
+It does not know a person's name, and finds no face in about one photograph of ten.
 """
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from acne_lab.data.collect import Collected, Problem, hash_files, severity_of_count
+from acne_lab.data.annotations import circle_boxes, fitted_boxes, read_circles, read_voc
+from acne_lab.data.collect import Collected, Problem, hash_each, hash_of, severity_of_count
+from acne_lab.data.duplicates import best_copy, connected, groups_of, near_duplicates
+from acne_lab.data.examine import Examination, Examiner, examine
+from acne_lab.data.faces import INSTALL, FaceFinder, IdentityEmbedder, faces_available
 from acne_lab.data.photo import IMAGE_SUFFIXES
 from acne_lab.data.splits import subject_split
+from acne_lab.data.subjects import MIN_PHOTOGRAPHS, UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
 
+POPULATION = "acne04"  # whose people the subjects are
 NUM_FOLDS = 5
 HAYASHI_BANDS = (5, 20, 50, None)  # largest lesion count of each grade (Hayashi et al., J. Dermatol. 2008)
 VAL_FRACTION = 0.125  # of a fold's trainval: train, val and test are 70, 10 and 20 %
@@ -52,19 +64,54 @@ class Acne04:
 
     Args:
         root: the folder that holds Classification/ and Detection/.
-        fold: which of the five official folds: its test file is the test split; of its trainval file an
-            eighth, stratified by severity, is val.
         classes: names of the grades 0 to 3.
+        protocol: which split the table carries: "subject" 70, 10 and 20 % of the people; "subject_fold" the
+            people in five folds, of which `fold` is the test split; "official" the release's folds, which share
+            people (and copies) between train and test. In the latter two an eighth of the rest is val.
+        fold: 0 to 4.
+        subjects: how people are told apart: "faces" by the similarity of their faces; "files" not at all, each
+            photograph (with its copies) is a subject of its own.
+        duplicates: "drop" keeps one copy of each photograph, and none where the copies have different grades (a
+            label that contradicts itself is worse than none); "keep" keeps all, under one subject, as released.
+        annotations_v2: the JSON file of ACNE04-v2; its lesions take the place of the release's where it has the
+            photograph. None: the release's alone.
+        cache_dir: where examinations of photographs are kept, which take a few tenths of a second each.
+        blazeface: the detectors' .tflite files, if they are not installed (`faces.FaceFinder`).
+        identity: "dlib", or an ArcFace .onnx file (`faces.IdentityEmbedder`).
 
     Raises:
-        ValueError: a folder or a split file of the release is missing, or an argument is out of range.
+        ValueError: a folder or a split file of the release is missing, an argument is out of range, or what finds
+            faces is not installed.
     """
 
-    def __init__(self, *, root: str, fold: int = 0, classes: list[str]) -> None:
+    def __init__(
+        self,
+        *,
+        root: str,
+        classes: list[str],
+        protocol: Literal["subject", "subject_fold", "official"] = "subject",
+        fold: int = 0,
+        subjects: Literal["faces", "files"] = "faces",
+        duplicates: Literal["drop", "keep"] = "drop",
+        annotations_v2: str | None = None,
+        cache_dir: str = "runs/examined",
+        blazeface: str | None = None,
+        identity: str = "dlib",
+    ) -> None:
         self.root = Path(root).expanduser()
         self.images_root = self.root / IMAGES
-        self.fold = fold
         self.classes = tuple(classes)
+        self.protocol, self.fold = protocol, fold
+        self.subjects, self.duplicates = subjects, duplicates
+        self.annotations_v2 = None if annotations_v2 is None else Path(annotations_v2).expanduser()
+        self.cache_dir = Path(cache_dir)
+        for name, value, allowed in (
+            ("protocol", protocol, ("subject", "subject_fold", "official")),
+            ("subjects", subjects, ("faces", "files")),
+            ("duplicates", duplicates, ("drop", "keep")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"data.{name} must be one of {', '.join(allowed)}, not {value!r}")
         if fold not in range(NUM_FOLDS):
             raise ValueError(f"fold must be 0 to {NUM_FOLDS - 1}, not {fold!r}")
         if len(self.classes) != len(HAYASHI_BANDS):
@@ -72,13 +119,26 @@ class Acne04:
                 f"ACNE04 has {len(HAYASHI_BANDS)} grades; classes names {len(self.classes)}: {list(classes)}"
             )
         self._require_layout()
+        if self.annotations_v2 is not None and not self.annotations_v2.is_file():
+            raise ValueError(f"data.annotations_v2={annotations_v2}: there is no such file")
+        self.examiner = self._examiner(blazeface, identity)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """sha256 of every photograph, split file and annotation: read once, however many ask."""
+        return hash_each(self.root, [*self._images(), *self._lists(), *self._annotations()])
 
     def fingerprint(self) -> str:
-        """sha256 of the names and the content of every photograph, split file and annotation."""
-        return hash_files(self.root, [*self._images(), *self._lists(), *self._annotations()])
+        """sha256 of the names and the content of all files, and of what examines them."""
+        circles = (
+            {} if self.annotations_v2 is None else hash_each(self.annotations_v2.parent, [self.annotations_v2.name])
+        )
+        return hash_of(
+            {**self.digests, "annotations_v2": str(list(circles.values())), "examiner": self.examiner.version}
+        )
 
     def collect(self, scratch: Path, num_workers: int) -> Collected:
-        """Join labels, folds, photographs and boxes; nothing is decoded yet."""
+        """Join labels, folds, photographs and boxes; find copies and people; split."""
         images = {Path(name).name for name in self._images()}
         if not images:
             raise ValueError(f"{self.root / IMAGES} holds no images")
@@ -86,27 +146,35 @@ class Acne04:
         mislabelled = {problem.file_name for problem in problems}
         records, found = _join([listing for listing in listings if listing.file_name not in mislabelled])
         problems += found
-        boxes, found = self._read_boxes(images)
-        problems += found
         problems += [Problem(name, "is in a split file, but not in " + IMAGES) for name in sorted({*records} - images)]
         listed = mislabelled | {listing.file_name for listing in listings}
         problems += [Problem(name, "is in no split file") for name in sorted(images - listed)]
 
+        examined, found = self._examine(sorted(images), num_workers)
+        problems += found
+        sizes = {name: examination.size for name, examination in examined.items()}
+        boxes, found, notes = self._read_lesions(images, sizes)
+        problems += found
+
+        wrong = {problem.file_name for problem in problems}
         rows = pd.DataFrame(
-            [{"file_name": name, **record} for name, record in records.items() if name in images],
-            columns=["file_name", "grade", "lesions", "fold"],
+            [{"file_name": name, **record} for name, record in sorted(records.items()) if name in examined],
+            columns=["file_name", "grade", "lesions", "official_fold"],
         )
         rows["severity"] = [self.classes[grade] for grade in rows["grade"]]
-        rows["subject"] = rows["file_name"]
         rows["source"] = "real"
-        rows["split"] = self._split(rows)
+        rows["sha256"] = [self.digests[f"{IMAGES}/{name}"] for name in rows["file_name"]]
+        rows = rows[~rows["file_name"].isin(wrong)].reset_index(drop=True)
+        rows, report = self._find_people([examined[name] for name in rows["file_name"]], rows)
         boxes = boxes[boxes["file_name"].isin(rows["file_name"])]
+        known = self._report(rows, boxes)
+        report = {**known, **report, "notes": [*report["notes"], *known["notes"], *notes]}
         return Collected(
             rows=rows.drop(columns="grade"),
             images_root=self.images_root,
             boxes=boxes,
             problems=problems,
-            report=self._report(rows, boxes),
+            report=report,
         )
 
     # ------------------------------------------------------------------ files
@@ -153,31 +221,169 @@ class Acne04:
                 problems.append(Problem(words[0], reason))
         return listings, problems
 
-    def _read_boxes(self, images: set[str]) -> tuple[pd.DataFrame, list[Problem]]:
-        """All lesion boxes, and a problem for each photograph or annotation that lacks the other."""
+    def _examine(self, names: list[str], num_workers: int) -> tuple[dict[str, Examination], list[Problem]]:
+        """Every photograph looked at, and those that cannot be read."""
+        results = examine(
+            [self.images_root / name for name in names],
+            [self.digests[f"{IMAGES}/{name}"] for name in names],
+            self.examiner,
+            cache_dir=self.cache_dir,
+            num_workers=num_workers,
+        )
+        unreadable = [Problem(name, result) for name, result in zip(names, results) if isinstance(result, str)]
+        return {name: result for name, result in zip(names, results) if not isinstance(result, str)}, unreadable
+
+    def _read_lesions(
+        self, images: set[str], sizes: dict[str, tuple[int, int]]
+    ) -> tuple[pd.DataFrame, list[Problem], list[str]]:
+        """All lesion boxes; a problem for each photograph or annotation that lacks or contradicts the other; notes."""
         file_of = {Path(name).stem: name for name in sorted(images)}
-        boxes, problems = [], []
+        boxes_of, problems, notes = {}, [], []
         annotations = {Path(name).stem: name for name in self._annotations()}
         for stem, name in annotations.items():
             if stem not in file_of:
                 problems.append(Problem(name, "annotates a photograph that is not in " + IMAGES))
                 continue
             try:
-                boxes += [(file_of[stem], *corners) for corners in voc_boxes(self.root / name)]
+                annotation = read_voc(self.root / name)
+                size = sizes.get(file_of[stem])
+                if size is not None and annotation.size not in (None, size):
+                    raise ValueError(
+                        f"it is of a photograph of {_times(annotation.size)} px, this one has {_times(size)}"
+                    )
+                boxes_of[stem] = annotation.boxes if size is None else fitted_boxes(annotation.boxes, size)
             except (ElementTree.ParseError, ValueError) as error:
-                problems.append(Problem(file_of[stem], f"{name} is not a Pascal VOC annotation ({error})"))
+                problems.append(Problem(file_of[stem], f"{name} is not a Pascal VOC annotation of it ({error})"))
         problems += [Problem(file_of[stem], "has no annotation") for stem in sorted({*file_of} - {*annotations})]
-        return pd.DataFrame(boxes, columns=list(BOX_COLUMNS)), problems
+        if self.annotations_v2 is not None:
+            circles = read_circles(self.annotations_v2)
+            marked = sorted(stem for stem in circles if file_of.get(stem) in sizes)
+            num_rejected = 0
+            for stem in marked:
+                boxes_of[stem], rejected = circle_boxes(circles[stem], sizes[file_of[stem]])
+                num_rejected += len(rejected)
+            if not marked:
+                raise ValueError(f"data.annotations_v2={self.annotations_v2} marks none of these photographs")
+            notes = [
+                f"the lesions of {len(marked)} photographs are those of ACNE04-v2, of the others the release's",
+                f"{num_rejected} circles of ACNE04-v2 were left out: outside of the picture, or larger than any lesion",
+            ]
+        pairs = [(file_of[stem], *box) for stem in sorted(boxes_of) for box in boxes_of[stem]]
+        return pd.DataFrame(pairs, columns=list(BOX_COLUMNS)), problems, notes
+
+    def _examiner(self, blazeface: str | None, identity: str) -> Examiner:
+        if self.subjects == "files":
+            return Examiner()
+        if not faces_available():
+            raise ValueError(
+                f"telling people apart by their faces needs {INSTALL}; data.subjects=files takes each photograph as a "
+                "person of its own, and then nothing keeps one person out of both train and test"
+            )
+        return Examiner(finder=FaceFinder(blazeface=blazeface), embedder=IdentityEmbedder(model=identity))
 
     # ------------------------------------------------------------------ what follows from them
 
-    def _split(self, rows: pd.DataFrame) -> pd.Series:
-        """test: the chosen fold. train and val: the others, the same way on every machine."""
-        split = pd.Series("test", index=rows.index)
-        rest = rows["fold"] != self.fold
-        fractions = {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}
-        split[rest] = subject_split(rows[rest], fractions=fractions, seed=self.fold)
-        return split
+    def _find_people(self, examined: list[Examination], rows: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+        """The rows that stay, with subjects and splits; and what was found."""
+        names = rows["file_name"].tolist()
+        sizes = [examination.size for examination in examined]
+        links = near_duplicates(
+            [examination.hash for examination in examined], [examination.thumbnail for examination in examined], sizes
+        )
+        by_content = rows.groupby("sha256").indices.values()
+        copies = [(int(group[0]), int(other)) for group in by_content for other in group[1:]]
+        same = copies + [link[:2] for link in links]
+        groups = groups_of(connected(len(names), same))
+
+        people = self._people(names, examined, same)
+        first_of: dict[int, str] = {}
+        for name, label in sorted(zip(names, people.labels.tolist())):
+            first_of.setdefault(label, name)
+        rows = rows.assign(
+            subject=[first_of[label] for label in people.labels.tolist()], subject_confidence=people.confidence
+        )
+        leak = _leak(rows, groups)
+        report = {
+            "protocol": self.protocol,
+            "population": POPULATION,
+            "subjects": people.report,
+            "faces": _faces_report(examined) if self.subjects == "faces" else {},
+            "leak": leak,
+            **self._copies_report(rows, groups, copies, examined),
+        }
+        if self.duplicates == "drop":
+            torn = {name for entry in report["conflicts"] for name in entry["file_names"]}
+            gone = torn | {entry["file_name"] for entry in report["duplicates"]}
+            rows = rows[~rows["file_name"].isin(gone)].reset_index(drop=True)
+        report["notes"] = self._notes(report, rows)
+        return with_splits(rows, protocol=self.protocol, fold=self.fold), report
+
+    def _people(self, names: list[str], examined: list[Examination], same: list[tuple[int, int]]) -> People:
+        if self.subjects == "files":
+            labels = connected(len(names), same)
+            num = int(labels.max(initial=-1)) + 1
+            return People(labels, np.full(len(names), UNKNOWN), {"num_photographs": len(names), "num_subjects": num})
+        return group_people(
+            names,
+            [examination.identity for examination in examined],
+            [examination.thumbnail for examination in examined],
+            same,
+            model=self.examiner.embedder.name,
+            mirrored=[examination.mirrored for examination in examined],
+        )
+
+    def _copies_report(
+        self, rows: pd.DataFrame, groups: list[list[int]], copies: list[tuple[int, int]], examined: list[Examination]
+    ) -> dict:
+        """duplicates: each copy and the one that is the best of them; conflicts: copies with different grades."""
+        names, grades, digests = (rows[column].tolist() for column in ("file_name", "severity", "sha256"))
+        sizes, num_bytes = [one.size for one in examined], [one.num_bytes for one in examined]
+        duplicates, conflicts = [], []
+        for group in groups:
+            severities = sorted({grades[i] for i in group}, key=self.classes.index)
+            if len(severities) > 1:
+                found = sorted(names[i] for i in group)
+                conflicts.append({"file_name": found[0], "file_names": found, "severities": severities})
+                continue
+            best = best_copy(group, sizes, num_bytes, names)
+            duplicates += [
+                {
+                    "file_name": names[i],
+                    "same_as": names[best],
+                    "distance_bits": (examined[i].hash ^ examined[best].hash).bit_count(),
+                    "bytes_equal": digests[i] == digests[best],
+                }
+                for i in sorted(group, key=names.__getitem__)
+                if i != best
+            ]
+        return {"duplicates": duplicates, "conflicts": conflicts}
+
+    def _notes(self, report: dict, rows: pd.DataFrame) -> list[str]:
+        """What of it a user must know, in sentences."""
+        people, faces = report["subjects"], report["faces"]
+        fate = "left out" if self.duplicates == "drop" else "kept"
+        notes = [
+            f"{len(report['duplicates'])} copies of other photographs were {fate}",
+            f"{len(report['conflicts'])} photographs are there more than once under different grades: all of their "
+            f"copies were {fate}",
+        ]
+        if self.subjects == "files":
+            notes += ["nobody looked at who is who (data.subjects=files): each photograph is a subject of its own"]
+        else:
+            notes += [
+                f"a face was found on {faces['found']} of {faces['photographs']} photographs "
+                f"({100 * faces['share_found']:.1f} %)",
+                f"{people['num_subjects']} people, {people['largest']} photographs of one at most; links from a "
+                f"similarity of {people['value']:.3f} on"
+                + ("" if people["calibrated"] else f", which is not of this data: below {MIN_PHOTOGRAPHS} faces"),
+            ]
+        known = "" if self.subjects == "faces" else ", as far as copies show it"
+        for fold, leak in enumerate(report["leak"].values()):
+            notes.append(
+                f"official fold {fold}: {100 * leak['share_of_known_people']:.1f} % of the test photographs show a "
+                f"person of the trainval file{known}, {100 * leak['share_of_copies']:.1f} % are a copy from there"
+            )
+        return notes
 
     def _report(self, rows: pd.DataFrame, boxes: pd.DataFrame) -> dict:
         """Contradictions within the release that are known, counted, and left as they are."""
@@ -199,7 +405,6 @@ class Acne04:
             "band_conflicts": counts,
             "box_count_conflicts": boxed,
             "notes": [
-                "each file is taken as a subject of its own",
                 f"{len(prefixes)} of {len(rows)} file names disagree with their grade in the split files",
                 f"{len(counts)} lesion counts lie outside the Hayashi band of their grade",
                 f"{len(boxed)} lesion counts differ from the number of boxes",
@@ -207,27 +412,61 @@ class Acne04:
         }
 
 
-def voc_boxes(path: Path) -> list[tuple[float, float, float, float]]:
-    """x0, y0, x1, y1 in pixels of every object of a Pascal VOC annotation.
+def with_splits(rows: pd.DataFrame, *, protocol: str, fold: int) -> pd.DataFrame:
+    """Rows with all three families of splits, and the chosen one as `split`; the same on every machine.
 
-    Raises:
-        ElementTree.ParseError: not XML.
-        ValueError: an object has no box of positive area.
+    Args:
+        rows: columns `subject`, `severity` and `official_fold`.
+        protocol, fold: as `Acne04`.
     """
-    boxes = []
-    for number, item in enumerate(ElementTree.parse(path).getroot().iter("object"), start=1):
-        corners = [item.findtext(f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax")]
-        if None in corners:
-            raise ValueError(f"object {number} has no box")
-        x0, y0, x1, y1 = map(float, corners)
-        if not (x0 < x1 and y0 < y1):
-            raise ValueError(f"object {number} has a box without area: {x0:g}, {y0:g}, {x1:g}, {y1:g}")
-        boxes.append((x0, y0, x1, y1))
-    return boxes
+    even = {str(fold): 1 / NUM_FOLDS for fold in range(NUM_FOLDS)}
+    subject_fold = subject_split(rows, fractions=even, seed=0).astype(int)
+    rows = rows.assign(subject_fold=subject_fold, subject_split=subject_split(rows, seed=0))
+    if protocol == "subject":
+        return rows.assign(split=rows["subject_split"])
+    rest = rows["subject_fold" if protocol == "subject_fold" else "official_fold"] != fold
+    split = pd.Series("test", index=rows.index)
+    fractions = {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}
+    split[rest] = subject_split(rows[rest], fractions=fractions, seed=fold)
+    return rows.assign(split=split)
+
+
+def _leak(rows: pd.DataFrame, groups: list[list[int]]) -> dict:
+    """For each official fold, as released: how many of its test photographs show a person of its trainval file, and
+    how many are a copy of a photograph there."""
+    copy_of = np.full(len(rows), -1)
+    for number, group in enumerate(groups):
+        copy_of[group] = number
+    leak = {}
+    for fold in range(NUM_FOLDS):
+        is_test = (rows["official_fold"] == fold).to_numpy()
+        known = rows["subject"].isin(rows.loc[~is_test, "subject"]).to_numpy() & is_test
+        copied = np.isin(copy_of, copy_of[~is_test]) & (copy_of >= 0) & is_test
+        num = max(int(is_test.sum()), 1)
+        leak[f"fold_{fold}"] = {
+            "test_images": int(is_test.sum()),
+            "with_a_person_of_trainval": int(known.sum()),
+            "share_of_known_people": round(known.sum() / num, 4),
+            "copies_from_trainval": int(copied.sum()),
+            "share_of_copies": round(copied.sum() / num, 4),
+        }
+    return leak
+
+
+def _faces_report(examined: list[Examination]) -> dict:
+    """On how many photographs a face was found, and by which detector."""
+    by_detector = Counter(examination.detector for examination in examined if examination.detector)
+    found = by_detector.total()
+    share = round(found / max(len(examined), 1), 4)
+    return {"photographs": len(examined), "found": found, "share_found": share, **dict(sorted(by_detector.items()))}
+
+
+def _times(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
 
 
 def _join(listings: list[Listing]) -> tuple[dict[str, dict], list[Problem]]:
-    """file name -> {grade, lesions, fold}; a file on which the split files disagree is a problem."""
+    """file name -> {grade, lesions, official_fold}; a file on which the split files disagree is a problem."""
     by_file: dict[str, list[Listing]] = defaultdict(list)
     for listing in listings:
         by_file[listing.file_name].append(listing)
@@ -246,7 +485,7 @@ def _join(listings: list[Listing]) -> tuple[dict[str, dict], list[Problem]]:
             )
         else:
             (grade, lesions), (fold,) = labels[0], test_folds
-            records[name] = {"grade": grade, "lesions": lesions, "fold": fold}
+            records[name] = {"grade": grade, "lesions": lesions, "official_fold": fold}
     return records, problems
 
 

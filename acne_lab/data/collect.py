@@ -43,7 +43,8 @@ class Collected:
 
     Args:
         rows: `file_name` (relative to images_root), `severity`, `lesions`, `subject`, `source`, optionally
-            `split` and `parent`, then any extra columns.
+            `split`, `parent` and `sha256`, then any extra columns. With `sha256` the source has read and decoded
+            every file itself.
         images_root: the user's own folder, or the scratch folder where the source has rendered its files.
         boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
         problems: what is wrong with single files.
@@ -150,11 +151,20 @@ def hash_files(root: Path, files: Iterable[str], *, num_workers: int = 8) -> str
     pixel, and a file can change within a timestamp's resolution. Reading is cheap beside what is built from
     it.
     """
+    return hash_of(hash_each(root, files, num_workers=num_workers))
+
+
+def hash_each(root: Path, files: Iterable[str], *, num_workers: int = 8) -> dict[str, str]:
+    """file -> sha256 of its content, in the order of their names."""
     files = sorted(set(files))
-    digests = _in_threads(lambda name: _sha256(root / name), files, num_workers, "fingerprint")
+    return dict(zip(files, _in_threads(lambda name: _sha256(root / name), files, num_workers, "fingerprint")))
+
+
+def hash_of(digests: Mapping[str, str]) -> str:
+    """sha256 over names and the digests of their content (`hash_each`)."""
     total = hashlib.sha256()
-    for name, digest in zip(files, digests):
-        total.update(f"{digest}  {name}\n".encode())
+    for name in sorted(digests):
+        total.update(f"{digests[name]}  {name}\n".encode())
     return total.hexdigest()
 
 
@@ -165,6 +175,13 @@ def _sha256(path: Path) -> str:
 
 def _verify(found: Collected, num_workers: int) -> tuple[pd.DataFrame, list[Problem]]:
     """Read each file once: its sha256 becomes a column, and what does not decode becomes a problem."""
+    problems = []
+    if not found.unlabelled:
+        unlabelled = found.rows["severity"].fillna("") == ""
+        problems += [Problem(name, "has no severity") for name in found.rows.loc[unlabelled, "file_name"]]
+    rows = found.rows if "parent" in found.rows else found.rows.assign(parent="")
+    if "sha256" in rows:
+        return rows, problems
 
     def check(name: str) -> tuple[str, str]:
         try:
@@ -176,12 +193,8 @@ def _verify(found: Collected, num_workers: int) -> tuple[pd.DataFrame, list[Prob
 
     names = found.rows["file_name"].tolist()
     results = _in_threads(check, names, num_workers, "verify")
-    problems = [Problem(name, reason) for name, (_, reason) in zip(names, results) if reason]
-    if not found.unlabelled:
-        unlabelled = found.rows["severity"].fillna("") == ""
-        problems += [Problem(name, "has no severity") for name in found.rows.loc[unlabelled, "file_name"]]
-    rows = found.rows.assign(sha256=[digest for digest, _ in results])
-    return rows if "parent" in rows else rows.assign(parent=""), problems
+    unreadable = [Problem(name, reason) for name, (_, reason) in zip(names, results) if reason]
+    return rows.assign(sha256=[digest for digest, _ in results]), [*unreadable, *problems]
 
 
 def _in_threads(function: Callable[[str], T], items: list[str], num_workers: int, description: str) -> list[T]:

@@ -44,7 +44,7 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
             )
         return None
     about = {name: config[name] for name in ("runs_dir", "balance", "edit", "num_threads")}
-    about |= {"num_workers": config["data"]["num_workers"], "batch_size": config["loader"]["batch_size"]}
+    about |= {"num_workers": max(1, config["data"]["num_workers"]), "batch_size": config["loader"]["batch_size"]}
     about |= {"name": config["balance"]["name"], "logger": None, "dry_run": False, "layout": "table"}
     added = ImageTable.read(make_rows(about, table).path)
     if config["balance"]["permute_labels"]:
@@ -72,7 +72,7 @@ def make_rows(config: dict, table: ImageTable) -> Run | None:
 def edited_run(config: dict, table: ImageTable) -> Run | None:
     """Edits of the training photographs."""
     node = config["balance"]
-    bands_of(table.classes)
+    bands_of(table.classes)  # the first question, before those about targets
     fillable = fillable_classes(table.classes, node["sources"])
     counts, lacking = counts_and_deficits(node, table, fillable)
     how = {name: node[name] for name in ("sources", "max_per_source", "seed")}
@@ -109,6 +109,8 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
 
 def generated_run(config: dict, table: ImageTable) -> Run | None:
     """Samples of GANs."""
+    import torch
+
     from acne_lab.jobs.gans import checked_psi
     from acne_lab.jobs.generate import draw_table, planned_rows, sampling_plan
     from acne_lab.jobs.memory import advice_on_memory
@@ -116,12 +118,12 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
     node = config["balance"]
     checked_psi(node["psi"])
     given = node["run"]
-    counts, lacking = counts_and_deficits(node, table, list(given) if isinstance(given, dict) else table.classes)
+    fillable = [str(name) for name in given] if isinstance(given, dict) else table.classes
+    counts, lacking = counts_and_deficits(node, table, fillable)
     if config["dry_run"]:
         print(plan_text(counts, lacking))
         return None
-    about_plan = {"run": given, "counts": lacking, "runs_dir": config["runs_dir"]}
-    plan = sampling_plan(about_plan)
+    plan = sampling_plan({"run": given, "counts": lacking, "runs_dir": config["runs_dir"]})
     if plan[0][0].classes != table.classes:
         raise ValueError(
             f"the GANs have learned the classes {', '.join(plan[0][0].classes)}, and the table has "
@@ -135,6 +137,8 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
     with open_run(noted(config, table), job="balance", inputs=inputs) as run:
         if not run.done:
             print(plan_text(counts, lacking), flush=True)
+            if config["num_threads"]:
+                torch.set_num_threads(config["num_threads"])
             folder = run.path / "table"
             rows = planned_rows(plan, "jpg")
             rows["file_name"] = [image_name(run, table, row.severity, row.seed) for row in rows.itertuples()]

@@ -42,7 +42,7 @@ def remedies(config: dict) -> list[str]:
         batch = config["loader"]["batch_size"]
         return [f"loader.batch_size={batch // 2}: {HALF_THE_BATCH:.0%}"] if batch > 1 else []
     on_cpu = "CUDA_VISIBLE_DEVICES= in front of the command: none, it runs on the CPU"
-    if config["batch_size"] == 1 or "file" in (config["mode"] or {}):  # a projection is of one image
+    if config["batch_size"] == 1 or "file" in (config.get("mode") or {}):  # a projection is of one image
         return [on_cpu]
     return [f"batch_size={config['batch_size'] // 2}: {HALF_THE_BATCH:.0%}, with the same images", on_cpu]
 

@@ -1,6 +1,7 @@
 """`acne-lab prepare data=...`: read, check and split the images of a source; the run holds the image table."""
 
 import os
+import sys
 from pathlib import Path
 
 from acne_lab.build import build, run_logger
@@ -8,6 +9,9 @@ from acne_lab.data.collect import Source, build_table
 from acne_lab.data.table import ImageTable
 from acne_lab.runs import Run, open_run
 from acne_lab.tracking import log_and_finish
+
+# Arguments of sources that say where something lies; its content is in the source's fingerprint.
+PLACES = {"root", "annotations_v2", "cache_dir", "blazeface", "identity"}
 
 
 def prepare(config: dict) -> Run:
@@ -20,8 +24,8 @@ def prepare(config: dict) -> Run:
         source.fetch(download=data["download"])
     about_table = {name: data[name] for name in ("source", "split", "on_bad")}
     about_run = {"name": data["name"], "runs_dir": config["runs_dir"]}
-    about_table["source"] = {name: value for name, value in data["source"].items() if name != "root"}
-    # The key is of the photographs' content, not of their place: a folder that was moved finds its table again.
+    about_table["source"] = {name: value for name, value in data["source"].items() if name not in PLACES}
+    # The key is of the files' content, not of their place: a folder that was moved finds its table again.
     with open_run({**about_run, "table": about_table}, job="prepare", inputs=[source.fingerprint()]) as run:
         if not run.done:
             table = build_table(
@@ -31,6 +35,8 @@ def prepare(config: dict) -> Run:
                 on_bad=data["on_bad"],
                 num_workers=data["num_workers"],
             )
+            for note in table.report["notes"]:
+                print(note, file=sys.stderr)
             counts = table.counts()
             run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": table.key})
             logger = run_logger(config, run)

@@ -1,6 +1,15 @@
-import pytest
+import json
+import shutil
 
-from acne_lab.data.acne04 import Acne04
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from acne_lab.data import acne04, faces
+from acne_lab.data.acne04 import Acne04, with_splits
 from acne_lab.data.collect import build_table
 from acne_lab.data.table import BadData
 
@@ -8,7 +17,9 @@ CLASSES = ["mild", "moderate", "severe", "very_severe"]
 LESIONS = (3, 12, 30, 60)
 NUM = 60  # 15 photographs a grade, each grade in each fold three times
 
-XML = """<annotation><filename>{name}</filename>{objects}</annotation>"""
+SIZE = (80, 64)
+XML = """<annotation><filename>{name}</filename>
+<size><width>80</width><height>64</height><depth>3</depth></size>{objects}</annotation>"""
 OBJECT = """<object><name>fore</name><bndbox>
 <xmin>{x}</xmin><ymin>2</ymin><xmax>{x1}</xmax><ymax>6</ymax></bndbox></object>"""
 
@@ -22,15 +33,15 @@ def name_of(index):
 class Release:
     """A small copy of the released layout, which the tests damage."""
 
-    def __init__(self, root, photo):
-        self.root = root
+    def __init__(self, root, photo, cache_dir):
+        self.root, self.cache_dir = root, cache_dir
         self.images = root / "Classification" / "JPEGImages"
         self.lists = root / "Classification"
         self.annotations = root / "Detection" / "VOC2007" / "Annotations"
         self.annotations.mkdir(parents=True)
         for index in range(NUM):
             name = name_of(index)
-            photo(self.images / name, index)
+            photo(self.images / name, index, SIZE)
             objects = "".join(OBJECT.format(x=x, x1=x + 4) for x in range(LESIONS[index % 4]))
             (self.annotations / name).with_suffix(".xml").write_text(XML.format(name=name, objects=objects))
         for fold in range(5):
@@ -50,9 +61,14 @@ class Release:
         for path in lists or self.lists.glob("NNEW_*.txt"):
             path.write_text(path.read_text().replace(old, f"{name_of(index)}   {grade}  {lesions}"))
 
-    def build(self, *, on_bad="error", fold=0, split=None):
-        source = Acne04(root=str(self.root), fold=fold, classes=CLASSES)
-        return build_table(source, self.root / "table", split=split, on_bad=on_bad, num_workers=2)
+    def source(self, **options):
+        """As shipped, but that nobody looks for faces in these pictures, and that the split is the release's."""
+        given = {"protocol": "official", "subjects": "files", "cache_dir": str(self.cache_dir), **options}
+        return Acne04(root=str(self.root), classes=CLASSES, **given)
+
+    def build(self, *, on_bad="error", split=None, **options):
+        source = self.source(**options)
+        return build_table(source, self.root / "table", split=split, on_bad=on_bad, num_workers=0)
 
     def check_bad(self, file_name, reason):
         """This one problem stops the build before anything is written, and is dropped with on_bad=skip."""
@@ -68,9 +84,15 @@ class Release:
         return table
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    """The tests look at the same photographs; each is examined once."""
+    return tmp_path_factory.mktemp("examined")
+
+
 @pytest.fixture
-def release(tmp_path, photo):
-    return Release(tmp_path, photo)
+def release(tmp_path, photo, cache_dir):
+    return Release(tmp_path, photo, cache_dir)
 
 
 def test_labels_counts_folds_and_boxes(release):
@@ -81,7 +103,7 @@ def test_labels_counts_folds_and_boxes(release):
     for index in range(NUM):
         row = rows.loc[f"images/{name_of(index)}"]
         assert (row["severity"], row["lesions"]) == (CLASSES[index % 4], LESIONS[index % 4])
-        assert row["fold"] == index // 4 % 5
+        assert row["official_fold"] == index // 4 % 5
         assert row["subject"] == name_of(index)
     assert len(table.boxes) == sum(LESIONS) * NUM // 4
     box = table.boxes[table.boxes["file_name"] == f"images/{name_of(1)}"].iloc[2]
@@ -103,8 +125,8 @@ def test_prefix_conflicts_are_counted_and_the_split_files_win(release):
 def test_split_of_a_fold(release, fold):
     table = release.build(fold=fold)
     rows = table.rows
-    assert set(rows.loc[rows["split"] == "test", "fold"]) == {fold}
-    assert set(rows.loc[rows["split"] != "test", "fold"]) == set(range(5)) - {fold}
+    assert set(rows.loc[rows["split"] == "test", "official_fold"]) == {fold}
+    assert set(rows.loc[rows["split"] != "test", "official_fold"]) == set(range(5)) - {fold}
     assert table.counts().to_numpy().tolist() == [[11, 1, 3]] * 4
     assert release.build(fold=fold).key == table.key
 
@@ -112,13 +134,13 @@ def test_split_of_a_fold(release, fold):
 def test_folds_give_different_tables(release):
     tables = [release.build(fold=fold) for fold in (0, 1)]
     assert tables[0].key != tables[1].key
-    assert tables[0].rows["fold"].tolist() == tables[1].rows["fold"].tolist()
+    assert tables[0].rows["official_fold"].tolist() == tables[1].rows["official_fold"].tolist()
 
 
 def test_split_can_be_overridden(release):
     table = release.build(split={"seed": 0, "override": True})
-    assert table.rows["fold"].nunique() == 5
-    assert table.rows.loc[table.rows["split"] == "test", "fold"].nunique() > 1
+    assert table.rows["official_fold"].nunique() == 5
+    assert table.rows.loc[table.rows["split"] == "test", "official_fold"].nunique() > 1
 
 
 def test_a_count_outside_its_band_is_reported_and_kept(release):
@@ -129,6 +151,171 @@ def test_a_count_outside_its_band_is_reported_and_kept(release):
     ]
     assert table.report["box_count_conflicts"] == [{"file_name": name_of(0), "lesions": 9, "boxes": 3}]
     assert (table.rows["severity"] == "mild").sum() == 15
+
+
+# ------------------------------------------------------------------ splits
+
+people = st.lists(
+    st.tuples(st.integers(0, 30).map("p{}".format), st.sampled_from(CLASSES), st.integers(0, 4)),
+    min_size=1,
+    max_size=80,
+).map(lambda rows: pd.DataFrame(rows, columns=["subject", "severity", "official_fold"]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=people, protocol=st.sampled_from(["subject", "subject_fold", "official"]), fold=st.integers(0, 4))
+def test_split_families(rows, protocol, fold):
+    made = with_splits(rows, protocol=protocol, fold=fold)
+    families = made.groupby("subject")[["subject_fold", "subject_split"]].nunique()
+    assert (families == 1).all(axis=None)
+    assert set(made["split"]) <= {"train", "val", "test"}
+    pd.testing.assert_frame_equal(made[rows.columns], rows)
+    if protocol == "official":
+        assert ((made["split"] == "test") == (made["official_fold"] == fold)).all()
+        rest = made[made["split"] != "test"]
+        assert (rest.groupby("subject")["split"].nunique() <= 1).all()  # nobody is in train and val even here
+    else:
+        assert (made.groupby("subject")["split"].nunique() == 1).all()
+        expected = made["subject_split"] == "test" if protocol == "subject" else made["subject_fold"] == fold
+        assert ((made["split"] == "test") == expected).all()
+    shuffled = rows.sample(frac=1, random_state=fold)
+    pd.testing.assert_frame_equal(with_splits(shuffled, protocol=protocol, fold=fold).sort_index(), made)
+
+
+@pytest.mark.parametrize("protocol", ["subject", "subject_fold", "official"])
+def test_protocols_differ_in_the_split_alone(release, protocol):
+    table = release.build(protocol=protocol, fold=2)
+    assert table.report["protocol"] == protocol
+    assert table.report["population"] == "acne04"
+    rows = table.rows.drop(columns="split")
+    pd.testing.assert_frame_equal(rows, release.build().rows.drop(columns="split"))
+    assert {"official_fold", "subject_fold", "subject_split", "subject_confidence"} <= set(rows.columns)
+    column, value = {"subject": ("subject_split", "test"), "subject_fold": ("subject_fold", 2)}.get(
+        protocol, ("official_fold", 2)
+    )
+    assert ((table.rows["split"] == "test") == (rows[column] == value)).all()
+    assert (table.counts().to_numpy() > 0).all()
+
+
+# ------------------------------------------------------------------ copies
+
+
+def copy_of(release, source, target):
+    shutil.copy(release.images / name_of(source), release.images / name_of(target))
+
+
+def test_copies_are_dropped_and_the_leak_is_counted_before(release):
+    copy_of(release, 0, 8)  # byte for byte, of folds 0 and 2, both mild
+    picture = Image.open(release.images / name_of(1))
+    picture.save(release.images / name_of(5), quality=95)  # saved again, folds 0 and 1, both moderate
+    copy_of(release, 2, 3)  # severe and very severe, both of fold 0
+    table = release.build()
+    duplicates = {entry["file_name"]: entry for entry in table.report["duplicates"]}
+    assert duplicates[name_of(8)] == {
+        "file_name": name_of(8),
+        "same_as": name_of(0),
+        "distance_bits": 0,
+        "bytes_equal": True,
+    }
+    (saved_again,) = set(duplicates) - {name_of(8)}
+    assert not duplicates[saved_again]["bytes_equal"]
+    assert {saved_again, duplicates[saved_again]["same_as"]} == {name_of(1), name_of(5)}
+    assert duplicates[saved_again]["same_as"] == name_of(5)  # of more bytes
+    (conflict,) = table.report["conflicts"]
+    assert conflict["file_names"] == sorted([name_of(2), name_of(3)])
+    assert conflict["severities"] == ["severe", "very_severe"]
+    gone = {f"images/{name}" for name in (name_of(8), name_of(1), name_of(2), name_of(3))}
+    assert gone.isdisjoint(table.rows["file_name"])
+    assert len(table) == NUM - 4
+    leak = table.report["leak"]
+    copies = [leak[f"fold_{fold}"]["copies_from_trainval"] for fold in range(5)]
+    assert copies == [2, 1, 1, 0, 0]
+    assert leak["fold_0"]["test_images"] == 12
+    assert leak["fold_0"]["share_of_copies"] == pytest.approx(2 / 12, abs=1e-4)
+    assert any("official fold 0: 16.7 % of the test photographs" in note for note in table.report["notes"])
+    assert table.report["dropped"] == []
+
+
+def test_copies_can_be_kept_as_released_and_then_share_a_subject(release):
+    copy_of(release, 0, 8)
+    copy_of(release, 2, 3)
+    rows = release.build(duplicates="keep").rows.set_index("file_name")["subject"]
+    assert len(rows) == NUM
+    assert rows[f"images/{name_of(0)}"] == rows[f"images/{name_of(8)}"]
+    assert rows[f"images/{name_of(2)}"] == rows[f"images/{name_of(3)}"]
+    assert rows.nunique() == NUM - 2
+
+
+# ------------------------------------------------------------------ people
+
+
+needs_faces = pytest.mark.skipif(not faces.faces_available(), reason="acne-lab[faces] is not installed")
+
+
+@needs_faces
+def test_one_person_on_several_photographs(release, monkeypatch):
+    """The portrait from two sides, and mirrored; few pictures, so the threshold is the literature's."""
+    portrait = pytest.importorskip("skimage.data").astronaut()
+    crops = {0: portrait[30:210, 140:310], 9: portrait[50:200, 150:320], 34: portrait[30:210, 140:310, :][:, ::-1]}
+    for index, crop in crops.items():
+        Image.fromarray(np.ascontiguousarray(crop)).save(release.images / name_of(index), quality=95)
+        path = (release.annotations / name_of(index)).with_suffix(".xml")
+        height, width = crop.shape[:2]
+        path.write_text(path.read_text().replace(">80<", f">{width}<").replace(">64<", f">{height}<"))
+    monkeypatch.setattr(faces, "available_detectors", lambda blazeface=None: ("dlib_hog",))
+    table = release.build(subjects="faces", protocol="subject")
+    rows = table.rows.set_index("file_name")
+    subjects = [rows.loc[f"images/{name_of(index)}", "subject"] for index in crops]
+    assert len(set(subjects)) == 1
+    assert (rows["subject"] == subjects[0]).sum() == 3
+    assert (rows.loc[[f"images/{name_of(index)}" for index in crops], "subject_confidence"] == 0.75).all()
+    assert set(rows["subject_confidence"]) <= {0.75, 0.5, 0.25}
+    assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
+    assert table.report["subjects"]["calibrated"] is False
+    people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
+    assert people[0] >= 1 and people[2] >= 1 and people[3] >= 1
+    assert any(note.startswith("a face was found on 3 of 60") for note in table.report["notes"])
+    json.dumps(table.report)
+
+
+def test_without_the_extra_the_ways_out_are_named(release, monkeypatch):
+    monkeypatch.setattr(acne04, "faces_available", lambda: False)
+    with pytest.raises(ValueError, match=r"pip install 'acne-lab\[faces\]'; data\.subjects=files"):
+        release.source(subjects="faces")
+    assert release.source().examiner.finder is None
+
+
+def test_wrong_choices_are_named(release, tmp_path):
+    for option in ("protocol", "subjects", "duplicates"):
+        with pytest.raises(ValueError, match=rf"data\.{option} must be one of .*, not 'x'"):
+            release.source(**{option: "x"})
+    with pytest.raises(ValueError, match="there is no such file"):
+        release.source(annotations_v2=str(tmp_path / "v2.json"))
+
+
+# ------------------------------------------------------------------ lesions
+
+
+def test_circles_of_the_second_annotation_win(release, tmp_path):
+    marks = [
+        {"image_id": name_of(1), "coordinates": [40, 30], "radius": 4},
+        {"image_id": name_of(1), "coordinates": [40, 30], "radius": 5481},
+        {"image_id": "levle0_99999.jpg", "coordinates": [40, 30], "radius": 4},
+    ]
+    (tmp_path / "v2.json").write_text(json.dumps({"annotations": marks}))
+    before = release.source().fingerprint()
+    table = release.build(annotations_v2=str(tmp_path / "v2.json"))
+    boxes = table.boxes.set_index("file_name")
+    assert boxes.loc[[f"images/{name_of(1)}"]].to_numpy().tolist() == [[36, 26, 44, 34]]
+    assert len(boxes) == sum(LESIONS) * NUM // 4 - LESIONS[1] + 1
+    assert any(note.startswith("1 circles of ACNE04-v2 were left out") for note in table.report["notes"])
+    assert release.source(annotations_v2=str(tmp_path / "v2.json")).fingerprint() != before
+
+
+def test_circles_of_other_photographs_are_refused(release, tmp_path):
+    (tmp_path / "v2.json").write_text('{"annotations": [{"image_id": "x", "coordinates": [4, 4], "radius": 2}]}')
+    with pytest.raises(ValueError, match="marks none of these photographs"):
+        release.build(annotations_v2=str(tmp_path / "v2.json"))
 
 
 # ------------------------------------------------------------------ bad files
@@ -153,6 +340,11 @@ def test_image_without_annotation(release):
         (XML.format(name="a", objects="<object><name>fore</name></object>"), "object 1 has no box"),
         (XML.format(name="a", objects=OBJECT.format(x=4, x1=4)), "box without area"),
         (XML.format(name="a", objects=OBJECT.format(x="four", x1=4)), "could not convert"),
+        (XML.format(name="a", objects=OBJECT.format(x=70, x1=90)), "object 1 has a box outside of the 80 x 64"),
+        (
+            XML.format(name="a", objects="").replace(">80<", ">79<"),
+            "of a photograph of 79 x 64 px, this one has 80 x 64",
+        ),
     ],
 )
 def test_bad_annotation(release, text, reason):
@@ -167,13 +359,13 @@ def test_listed_image_is_missing(release):
 
 
 def test_image_in_no_split_file(release, photo):
-    photo(release.images / "levle1_999.jpg", 999)
+    photo(release.images / "levle1_999.jpg", 999, SIZE)
     (release.annotations / "levle1_999.xml").write_text(XML.format(name="levle1_999.jpg", objects=""))
     release.check_bad("levle1_999.jpg", "is in no split file")
 
 
 def test_another_photograph_under_the_same_name(release, photo):
-    photo(release.images / name_of(0).replace(".jpg", ".png"), 999)
+    photo(release.images / name_of(0).replace(".jpg", ".png"), 999, SIZE)
     with pytest.raises(BadData, match=r"levle0_0\.png: is in no split file"):
         release.build()
 
@@ -237,7 +429,7 @@ def test_missing_root_and_wrong_arguments(release, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         Acne04(root=str(tmp_path / "nowhere"), classes=CLASSES)
     with pytest.raises(ValueError, match="fold must be 0 to 4"):
-        Acne04(root=str(tmp_path), fold=5, classes=CLASSES)
+        release.source(fold=5)
     with pytest.raises(ValueError, match="4 grades; classes names 3"):
         Acne04(root=str(tmp_path), classes=CLASSES[:3])
 
@@ -251,11 +443,11 @@ def test_a_grade_without_images_is_an_error(release):
 
 def test_fingerprint_covers_photographs_labels_and_boxes(release, photo):
     def fingerprint():
-        return Acne04(root=str(release.root), classes=CLASSES).fingerprint()
+        return release.source().fingerprint()
 
     seen = [fingerprint()]
     assert fingerprint() == seen[0]
-    photo(release.images / name_of(0), 999)
+    photo(release.images / name_of(0), 999, SIZE)
     seen.append(fingerprint())
     release.relabel(0, 0, 4)
     seen.append(fingerprint())

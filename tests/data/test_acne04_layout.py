@@ -85,7 +85,7 @@ def listed(folder, part, fold):
 
 def test_our_own_reader_reads_the_photographs(write, table, tmp_path):
     folder, _ = write()
-    source = Acne04(root=str(folder), fold=0, classes=list(CLASSES))
+    source = Acne04(root=str(folder), classes=list(CLASSES), subjects="files", cache_dir=str(tmp_path / "examined"))
     read = build_table(source, tmp_path / "again", split=None, on_bad="skip", num_workers=1)
     assert read.rows["file_name"].tolist() == sorted(table.rows["file_name"])
     by_name = table.rows.set_index("file_name").loc[read.rows["file_name"]]

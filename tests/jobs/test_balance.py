@@ -142,9 +142,14 @@ def test_spares_take_the_place_of_skipped_edits(fill):
     assert content(fill("num_workers=2", skips=3, runs_dir=run.path / "two")) == content(run)
 
 
-def test_no_spares_left(fill):
+def test_no_spares_left(fill, tmp_path):
     with pytest.raises(ValueError, match=r"only 0 of 7 very_severe, 0 of 6 severe edits.*no skin found \(\d+\)"):
         fill(skips=1)
+    (journal,) = (tmp_path / "runs").glob("balance/*/journal.jsonl")  # what was tried is kept, for a repetition
+    tried = journal.read_text()
+    with pytest.raises(ValueError, match="there are no spares left"):
+        fill(skips=1)
+    assert journal.read_text() == tried
 
 
 def test_an_edit_that_leaves_its_band_is_an_error(fill):

@@ -1,0 +1,64 @@
+import json
+
+import pytest
+
+from acne_lab.data.annotations import Circle, circle_boxes, fitted_boxes, read_circles, read_voc
+
+
+def test_boxes_are_cut_at_the_border_and_refused_outside_of_it():
+    boxes = [(-0.5, 3, 5, 9), (90, 40, 100.9, 50)]
+    assert fitted_boxes(boxes, (100, 50)) == [(0, 3, 5, 9), (90, 40, 100, 50)]
+    for box in ((-2, 3, 5, 9), (2, 3, 5, 60), (50, 3, 102, 9)):
+        with pytest.raises(ValueError, match="object 1 has a box outside of the 100 x 50 photograph"):
+            fitted_boxes([box], (100, 50))
+
+
+def test_voc_without_a_size(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation/>")
+    assert read_voc(tmp_path / "a.xml") == (None, [])
+
+
+CIRCLES = [
+    {"image_id": "levle0_1.jpg", "coordinates": [50, 40], "radius": 5, "class_name": "papule"},
+    {"image_id": "levle0_1.jpg", "coordinates": [98, 1], "radius": 5},
+    {"image_id": "levle0_2", "coordinates": [1, 1], "radius": 2},
+]
+
+
+def test_circles_by_file_name(tmp_path):
+    (tmp_path / "v2.json").write_text(json.dumps({"annotations": CIRCLES}))
+    circles = read_circles(tmp_path / "v2.json")
+    assert {stem: len(found) for stem, found in circles.items()} == {"levle0_1": 2, "levle0_2": 1}
+    boxes, rejected = circle_boxes(circles["levle0_1"], (100, 80))
+    assert boxes == [(45, 35, 55, 45), (93, 0, 100, 6)]
+    assert rejected == []
+
+
+def test_circles_by_id_on_a_smaller_picture(tmp_path):
+    images = [{"id": 7, "file_name": "x/levle0_1.jpg", "width": 50, "height": 40}, {"id": 8, "file_name": "b.jpg"}]
+    marks = [{"image_id": 7, "coordinates": [10, 10], "radius": 2}]
+    (tmp_path / "v2.json").write_text(json.dumps({"images": images, "annotations": marks}))
+    circles = read_circles(tmp_path / "v2.json")
+    assert circles["b"] == []
+    assert circle_boxes(circles["levle0_1"], (100, 120)) == ([(16, 24, 24, 36)], [])
+
+
+@pytest.mark.parametrize("mark", [(50, 40, 5481), (50, 40, 0), (50, 40, -3), (500, 40, 3), (50, -4, 3)])
+def test_absurd_circles_are_rejected_by_rule(mark):
+    circle = Circle(*map(float, mark), None)
+    assert circle_boxes([circle], (100, 80)) == ([], [circle])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "is not ACNE04-v2's file"),
+        ('{"annotations": [{"image_id": 1}]}', "coordinates"),
+        ('{"annotations": [{"image_id": 1, "coordinates": [1], "radius": 2}]}', "is not ACNE04-v2's file"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, text, reason):
+    (tmp_path / "v2.json").write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        read_circles(tmp_path / "v2.json")

@@ -1,0 +1,105 @@
+"""Photographs are looked at once, whatever kills the command."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from acne_lab.data.examine import Examiner, examine
+
+NUM = 16
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Large enough that a process can be killed among them."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for seed in range(NUM):
+        coarse = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((1800, 1200)).save(folder / f"{seed:02d}.jpg")
+    return sorted(folder.iterdir())
+
+
+def digests_of(paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def look(paths, cache_dir, num_workers=0):
+    return examine(paths, digests_of(paths), Examiner(), cache_dir=cache_dir, num_workers=num_workers)
+
+
+def same(a, b):
+    return (a.size, a.num_bytes, a.hash, a.detector) == (b.size, b.num_bytes, b.hash, b.detector) and np.array_equal(
+        a.thumbnail, b.thumbnail
+    )
+
+
+COMMAND = """
+import hashlib, sys
+from pathlib import Path
+from acne_lab.data.examine import Examiner, examine
+
+paths = sorted(Path(sys.argv[1]).iterdir())
+digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+examine(paths, digests, Examiner(), cache_dir=sys.argv[2], num_workers=0)
+"""
+
+
+def test_a_killed_examination_goes_on(photographs, tmp_path):
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(photographs[0].parent), str(killed)])
+    folder = killed / Examiner().version
+    for _ in range(2000):
+        if folder.is_dir() and len(list(folder.glob("[!.]*.npz"))) >= 4:
+            break
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
+    assert 4 <= len(kept) < NUM
+    results = look(photographs, killed)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # none was looked at again
+    assert all(same(a, b) for a, b in zip(results, look(photographs, tmp_path / "whole")))
+
+
+def test_damaged_files_of_the_cache_are_made_again(photographs, tmp_path):
+    first = look(photographs[:2], tmp_path)
+    for number, path in enumerate(sorted(tmp_path.rglob("*.npz"))):
+        path.write_bytes(path.read_bytes()[:100] if number else b"")
+    assert all(same(a, b) for a, b in zip(first, look(photographs[:2], tmp_path)))
+
+
+@pytest.mark.slow  # two new processes import pandas and scipy
+def test_processes_give_what_one_gives(photographs, tmp_path):
+    alone = look(photographs[:4], tmp_path / "one")
+    together = look(photographs[:4], tmp_path / "two", num_workers=2)
+    assert all(same(a, b) for a, b in zip(alone, together))
+
+
+def test_what_cannot_be_read_is_said_and_not_kept(photographs, tmp_path):
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(photographs[0].read_bytes()[:3000])
+    (text,) = look([damaged], tmp_path / "cache")
+    assert text.startswith("cannot be read as an image")
+    assert list((tmp_path / "cache").rglob("*.npz")) == []
+
+
+def test_sizes_are_of_the_whole_upright_photograph(photographs, tmp_path):
+    image = Image.open(photographs[0])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif)
+    examinations = look([photographs[0], tmp_path / "turned.jpg"], tmp_path / "cache")
+    assert [one.size for one in examinations] == [(1800, 1200), (1200, 1800)]
+    assert examinations[0].num_bytes == photographs[0].stat().st_size
+
+
+def test_an_examiner_needs_both_or_neither():
+    with pytest.raises(ValueError, match="finder and an embedder"):
+        Examiner(embedder=object())
