@@ -34,8 +34,12 @@ TINY_GRADER = (
 )
 TINY_REFINER = (
     "num_threads=1",
+    "data.source.class_counts={mild: 4, moderate: 12, severe: 1, very_severe: 1}",  # few lesions are quickly redrawn
+    "data.resolution=64",  # on smaller faces no skin is found
+    "data.split.fractions={train: 0.6, val: 0.3, test: 0.1}",
     "refiner=tiny",
-    "patches.side=16",
+    "patches.landmarks=false",
+    "patches.side=32",
     "patches.per_photo=2",
     "stage.batch_size=4",
     "stage.tick_images=8",

@@ -29,7 +29,7 @@ def healed(photo: np.ndarray, boxes: np.ndarray, rng: np.random.Generator) -> np
         window = tuple(slice(max(part.start - far, 0), part.stop + far) for part in bounds)
         piece, shape = photo[window], parts[window] == number
         found = donor(piece, shape, lesions[window], span, rng)
-        source = np.zeros_like(piece) if found is None else np.roll(piece, [-n for n in found], axis=(0, 1))
+        source = np.full_like(piece, 128) if found is None else np.roll(piece, [-n for n in found], axis=(0, 1))
         photo[window] = blend(piece, source, shape)
     return photo
 

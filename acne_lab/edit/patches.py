@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from acne_lab.edit.skin import NoSkin
 VERSION = 1  # change it with anything that changes what is cut, healed or drawn
 NEAR_A_LESION = 0.75  # share of the patches that are cut around one
 NUM_TRIED, NUM_KEPT = 6, 2  # drawn lesions that are held against a real one, and those that resemble it most
+NAMES = [[part.name for part in fields(kind)] for kind in (Analysis, ProceduralLesion)]  # what is kept of them
 ARRAYS = ("pixels", "maps", "boxes", "drawn", "first", "about", "sizes")
 
 
@@ -66,23 +67,15 @@ class Patches:
         return slice(self.first[i], self.first[i + 1])
 
     def analysis_of(self, i: int) -> Analysis:
-        """What is known of patch i; its lesions are those of `boxes`."""
+        """What is known of patch i, which has lesions."""
         about = json.loads(str(self.about[i]))
-        face = about.pop("landmarks")
-        if face is not None:
-            face = Face(box=(0.0, 0.0, 0.0, 0.0), landmarks=np.array(face, np.float32), score=1.0, detector="patch")
+        about = {k: np.array(v, np.float32) if isinstance(v, list) else v for k, v in about.items()}
+        if about["face"] is not None:
+            about["face"] = Face(box=(0.0, 0.0, 0.0, 0.0), landmarks=about["face"], score=1.0, detector="patch")
         skin, illumination = np.asarray(self.maps[i], np.float32)
-        arrays = {name: np.array(about.pop(name), np.float32) for name in ("light", "blurs")}
-        return Analysis(
-            skin=skin,
-            illumination=illumination,
-            face=face,
-            lesions=self.boxes[self.lesions_of(i)],
-            lesions_from="boxes",
-            tone=Tone(**about.pop("tone")),
-            **arrays,
-            **about,
-        )
+        tone = Tone(**about.pop("tone"))
+        boxes = self.boxes[self.lesions_of(i)]
+        return Analysis(skin=skin, illumination=illumination, lesions=boxes, tone=tone, **about)
 
 
 def cut_patches(
@@ -128,7 +121,7 @@ def patches_key(table: ImageTable, *, side: int, per_photo: int, landmarks: bool
     """16 hex digits of what decides the patches."""
     boxes = _boxes_by_name(table)
     photos = [[row.sha256, boxes[row.file_name].tolist()] for row in table.rows.itertuples()]
-    return hashlib.sha256(json.dumps([VERSION, side, per_photo, landmarks, photos]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, NAMES, side, per_photo, landmarks, photos]).encode()).hexdigest()[:16]
 
 
 def _boxes_by_name(table: ImageTable) -> dict[str, np.ndarray]:
@@ -191,36 +184,51 @@ def cut_photo(job: tuple[Path, str, str, np.ndarray, Analyser, int, int]) -> str
     try:
         analysis = analyser(smooth, boxes)  # on which lesions will be drawn: red ones may not look like skin
     except NoSkin:  # nothing is drawn there, but it may be painted
-        analysis, boxes = _without_skin(photo.shape[:2]), boxes[:0]
-    drawn = [resembling(photo, smooth, analysis, box, rng) for box in boxes]
-    on_skin = np.array([texts is not None for texts in drawn], bool)
-    patches = []
-    for x, y in corners(rng, photo.shape[:2], boxes[on_skin], side=side, num=num):
-        window = (slice(y, y + side), slice(x, x + side))
-        shift = np.array([x, y, x, y], np.float32)
-        here = np.nonzero(on_skin & within(boxes - shift, (side, side)))[0]
-        part = cropped(analysis, window)
-        about = {name: getattr(part, name) for name in ("scale", "grain")}
-        about |= {"light": part.light.tolist(), "tone": asdict(part.tone)}
-        middle = np.full((1, 2), side / 2)
-        about["blurs"] = [[side / 2, side / 2, float(part.blur_at(middle)[0])]]
-        about["landmarks"] = None if part.face is None else part.face.landmarks.round(1).tolist()
+        analysis, boxes = None, boxes[:0]
+    if analysis is not None:
+        boxes = boxes[[on_skin(analysis, box) for box in boxes]] if len(boxes) else boxes
+    drawn, patches = {}, []
+    for x, y in corners(rng, photo.shape[:2], boxes, side=side, num=num):
+        window, shift = (slice(y, y + side), slice(x, x + side)), np.array([x, y, x, y], np.float32)
+        here = np.nonzero(within(boxes - shift, (side, side)))[0]
+        for k in here:
+            if k not in drawn:
+                drawn[k] = resembling(photo, smooth, analysis, boxes[k], rng)
+        part = None if analysis is None else cropped(analysis, window)
         patches.append(
             {
                 "pixels": np.stack([photo[window], smooth[window]]),
-                "maps": np.stack([part.skin, part.illumination]).astype(np.float16),
+                "maps": np.zeros((2, side, side)) if part is None else np.stack([part.skin, part.illumination]),
                 "boxes": boxes[here] - shift,
                 "drawn": [drawn[k] for k in here],
-                "about": json.dumps(about),
+                "about": "null" if part is None else described(part),
             }
         )
     return patches
 
 
+def described(analysis: Analysis) -> str:
+    """What is known of a patch, but for maps and lesions, as JSON."""
+    about = {part.name: getattr(analysis, part.name) for part in fields(Analysis)}
+    for name in ("skin", "illumination", "lesions"):
+        del about[name]
+    about["face"] = None if analysis.face is None else analysis.face.landmarks.round(1)
+    about["tone"] = asdict(analysis.tone)
+    middle = np.array([analysis.skin.shape[::-1]]) / 2
+    about["blurs"] = np.hstack([middle, analysis.blur_at(middle)[:, None]])
+    return json.dumps({k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in about.items()})
+
+
+def on_skin(analysis: Analysis, box: np.ndarray) -> bool:
+    """Whether most of a lesion lies on skin."""
+    shape = ellipses(box[None], analysis.skin.shape, reach=REACH)
+    return bool(shape.any() and analysis.skin[shape].mean() > 0.5)
+
+
 def resembling(
     photo: np.ndarray, smooth: np.ndarray, analysis: Analysis, box: np.ndarray, rng: np.random.Generator
-) -> list[str] | None:
-    """`NUM_KEPT` of `NUM_TRIED` drawn lesions, those that look most like the one in the box; None: it is not on skin.
+) -> list[str]:
+    """`NUM_KEPT` of `NUM_TRIED` drawn lesions, those that look most like the one in the box, as `Patches.drawn`.
 
     Args:
         photo: uint8 [H, W, 3] with the lesion.
@@ -234,8 +242,6 @@ def resembling(
     window = (slice(first[1], last[1]), slice(first[0], last[0]))
     part, target, skin = cropped(analysis, window), photo[window].astype(np.float32), smooth[window]
     shape = ellipses(box[None] - np.tile(first, 2), skin.shape[:2], reach=REACH)
-    if not shape.any() or part.skin[shape].mean() < 0.5:
-        return None
     tried = ProceduralLesions().draw(rng, NUM_TRIED, darkness=analysis.tone.darkness)
     errors = []
     for lesion in tried:
@@ -260,21 +266,6 @@ def cropped(analysis: Analysis, window: tuple[slice, slice]) -> Analysis:
         face=None if face is None else replace(face, landmarks=face.landmarks - np.array([x, y], np.float32)),
         lesions=analysis.lesions - np.array([x, y, x, y], np.float32),
         blurs=analysis.blurs - np.array([x, y, 0], np.float32),
-    )
-
-
-def _without_skin(size: tuple[int, int]) -> Analysis:
-    return Analysis(
-        skin=np.zeros(size, np.float32),
-        face=None,
-        lesions=np.zeros((0, 4), np.float32),
-        lesions_from="boxes",
-        illumination=np.ones(size, np.float32),
-        light=np.zeros(2, np.float32),
-        tone=Tone(ita=0.0, fitzpatrick=4),
-        scale=float(min(size)),
-        grain=0.0,
-        blurs=np.zeros((0, 3), np.float32),
     )
 
 
