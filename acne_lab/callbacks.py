@@ -287,6 +287,30 @@ class SampleGrid(pl.Callback):
             trainer.logger.log_picture(shown_as, picture, generated=generated, step=trainer.global_step)
 
 
+class RefinedGrid(pl.Callback):
+    """Exercises of the refiner after every tick, the same every time, a row each: photograph, overlaid, refined.
+
+    Args:
+        folder: tick_0001.png, tick_0002.png, ... go here.
+        num_images: exercises.
+    """
+
+    def __init__(self, folder: Path, *, num_images: int) -> None:
+        self.folder, self.num_images = folder, num_images
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        photo, overlaid, mask = batch = trainer.datamodule.shown(self.num_images)
+        shape = (255 * mask.to(torch.uint8)).expand_as(photo)
+        rows = torch.stack([photo, shape, overlaid, module.refined(batch).cpu()], dim=1)
+        picture = grid(rows.flatten(0, 1), columns=rows.shape[1])
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"tick_{trainer.current_epoch + 1:04d}.png"
+        picture.save(path.with_suffix(".tmp"), format="PNG")
+        path.with_suffix(".tmp").replace(path)
+        if trainer.logger is not None:
+            trainer.logger.log_picture("refined", picture, generated=False, step=trainer.global_step)
+
+
 class Progress(pl.Callback):
     """A progress bar on standard error, with the latest of the metrics `show` behind it.
 

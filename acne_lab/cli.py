@@ -9,6 +9,7 @@ VERBS = {
     "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
     "generate": "sample a data set from GANs (run=... num_images=...), or draw their latent space (mode=walk)",
     "balance": "fill the rare severities of a table with edits of its photographs (table=... balance=acnedit)",
+    "evaluate": "how real the edits of a balance run are, and what gives them away (table=RUN)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
     "report": "write a study's HTML page and report.md again (study=demo)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",

@@ -46,6 +46,7 @@ PACKAGES = (
 
 # What a run can hold, as errors name it.
 TABLE, GAN, GRADER, PICTURES, STUDY = "an image table", "a GAN", "a grader", "pictures", "a study"
+REFINER = "a refiner"
 
 
 class NoSuchRun(ValueError):
@@ -75,7 +76,7 @@ class Run:
     def holds(self) -> str:
         """What a later job can take from it, finished or not."""
         if self.job == "train":
-            return {"gan": GAN, "grader": GRADER}[self.config["task"]]
+            return {"gan": GAN, "grader": GRADER, "refiner": REFINER}[self.config["task"]]
         if self.job == "generate":
             return PICTURES if self.config["mode"] else TABLE
         return {"prepare": TABLE, "balance": TABLE, "study": STUDY}.get(self.job, self.job)

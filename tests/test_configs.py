@@ -3,14 +3,15 @@
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
+from tiny import TINY_GAN, TINY_GRADER, TINY_REFINER, TOY, composed, tiny_weights
 
 from acne_lab.build import CONF_DIR, build, divide
+from acne_lab.edit.module import RefinerTraining
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
-from acne_lab.jobs.study import expand, fill, in_order
+from acne_lab.jobs.study import expand, fill, in_order, stages_of
 from acne_lab.jobs.train import train
 
 
@@ -32,6 +33,7 @@ def test_every_group_is_covered_here():
         "mode",
         "stage",
         "grader",
+        "refiner",
         "trainer",
         "logger",
         "callbacks",
@@ -171,6 +173,17 @@ def test_ways_of_balancing(name):
     assert config["model"]["class_weighted"] == node["class_weights"] == (name == "class_weights")
 
 
+@pytest.mark.parametrize("name", options("refiner"))
+def test_refiners_build_and_paint(name):
+    config = composed("train", "experiment=refiner", f"refiner={name}")
+    model, side = build(config["model"]), config["patches"]["side"]
+    assert isinstance(model, RefinerTraining)
+    photo, mask = torch.zeros(1, 3, side, side), torch.ones(1, 1, side, side)
+    assert model.eval().G(photo, photo, mask, mask).shape == photo.shape
+    assert model.D(photo)[0].shape[1] == 1
+    assert model.G.conditioned == (name != "inpaint")
+
+
 @pytest.mark.parametrize("name", options("mode"))
 def test_modes_draw(name, tmp_path):
     """A table or a sheet of each, with all options as they are but the number of frames or steps."""
@@ -199,8 +212,25 @@ def test_loggers(name):
 @pytest.mark.parametrize("name", options("study"))
 def test_studies_name_jobs_that_compose(name):
     given = ("study.ffhq=x.pkl", "study.camera=phone") if name == "ffhq_hierarchy" else ()
+    check_study(name, *given)
+
+
+@pytest.mark.parametrize("size", options("study/size"))
+@pytest.mark.parametrize("name", ["acne04_balancing", "acne04_balancing_swap"])
+def test_sizes_of_studies(name, size):
+    plan = check_study(name, f"study/size={size}")
+    assert len(plan["seeds"]) == 5
+    graders = [node for stage, node in plan["stages"].items() if stage.endswith("_0") and node["job"] == "train"]
+    assert len(graders) == len(plan["arms"])
+    budget = {tuple(o for o in node["overrides"] if "epoch" in o or "batch" in o) for node in graders}
+    assert len(budget) == 1
+
+
+def check_study(name: str, *given: str) -> dict:
+    """Its stages, expanded, compose; its arms are stages. Returns the plan with these stages."""
     plan = composed("study", f"study={name}", *given)["study"]
-    stages = in_order(expand(plan["stages"], ("mild", "very severe")))
+    seeds = plan.get("seeds", ())
+    stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), seeds))
     for stage in stages.values():
         overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
         composed(
@@ -208,12 +238,13 @@ def test_studies_name_jobs_that_compose(name):
             *[text.replace("data='x'", "data=table") for text in overrides],
             *(("data.root=x",) if stage["job"] == "train" else ()),
         )
-    assert set(plan["arms"].values()) <= set(stages)
+    assert all(stages_of(pattern, stages, seeds) for pattern in plan["arms"].values())
+    return {**plan, "stages": stages}
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
-    small = TINY_GRADER if name.startswith("grader") else TINY_GAN
+    small = {"grader": TINY_GRADER, "refiner": TINY_REFINER}.get(name, TINY_GAN)
     given = {
         "gan_severity": ("stage.severity=severe", "init_from=null"),
         "gan_small_data": (

@@ -32,6 +32,19 @@ TINY_GRADER = (
     "trainer.max_epochs=2",
     "loader.batch_size=8",
 )
+TINY_REFINER = (
+    "num_threads=1",
+    "data.source.class_counts={mild: 4, moderate: 12, severe: 1, very_severe: 1}",  # few lesions are quickly redrawn
+    "data.resolution=64",  # on smaller faces no skin is found
+    "data.split.fractions={train: 0.6, val: 0.3, test: 0.1}",
+    "refiner=tiny",
+    "patches.landmarks=false",
+    "patches.side=32",
+    "patches.per_photo=2",
+    "stage.batch_size=4",
+    "stage.tick_images=8",
+    "stage.num_images=16",
+)
 
 
 def tiny_weights(path: Path, *, start_from: Path | None = None, **arguments: int) -> Path:

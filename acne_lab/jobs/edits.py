@@ -54,7 +54,7 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
     if edit.get("gans"):
         from acne_lab.jobs.swaps import make_swap
 
-        parts["swap"], gan_keys, lineage = make_swap(edit["gans"], runs_dir)
+        parts["swap"], gan_keys, lineage = make_swap(edit["gans"], runs_dir, **edit.get("projection", {}))
         keys += [f"gan:{key}" for key in gan_keys]
         lineages.append(lineage)
     # A partial: Hydra would copy objects that it is given as arguments into its config.

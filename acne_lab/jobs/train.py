@@ -1,6 +1,7 @@
-"""`acne-lab train experiment=...`: train a GAN, or train a grader and test it; the run holds what was learned.
+"""`acne-lab train experiment=...`: train a GAN or a refiner of edits, or train a grader and test it.
 
-Kill it at any moment and repeat the command: it goes on from the last tick (GAN) or epoch (grader).
+The run holds what was learned. Kill it at any moment and repeat the command: it goes on from the last tick (GAN,
+refiner) or epoch (grader).
 """
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,17 +10,21 @@ from hydra.types import RunMode
 from acne_lab.jobs.memory import advice_on_memory
 from acne_lab.jobs.train_gan import train_gan
 from acne_lab.jobs.train_grader import train_grader
+from acne_lab.jobs.train_refiner import train_refiner
 from acne_lab.processes import meeting
 from acne_lab.runs import Run
 
 
 def train(config: dict) -> Run:
-    """Train what `config["task"]` says: "gan" or "grader"."""
+    """Train what `config["task"]` says: "gan", "grader" or "refiner"."""
     if config["task"] is None:
-        raise ValueError("choose what to train: experiment=gan_base, experiment=gan_severity or experiment=grader")
+        raise ValueError(
+            "choose what to train: experiment=gan_base, experiment=gan_severity, experiment=grader or "
+            "experiment=refiner"
+        )
     refuse_processes_in_a_sweep(config)
     with advice_on_memory(config):
-        return {"gan": train_gan, "grader": train_grader}[config["task"]](config)
+        return {"gan": train_gan, "grader": train_grader, "refiner": train_refiner}[config["task"]](config)
 
 
 def refuse_processes_in_a_sweep(config: dict) -> None:

@@ -56,6 +56,35 @@ class PooledFeatures(nn.Module):
         return self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
 
 
+class PatchFeatures(nn.Module):
+    """What a timm network says of a patch: of what is on it, and of its texture.
+
+    Args:
+        backbone: a timm network that has `forward_intermediates`.
+        mean: of its training images, a number a channel, for pixels in [0, 1].
+        std: likewise.
+    """
+
+    def __init__(self, backbone: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone.eval().requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, H, W] in [-1, 1] -> (content [N, C] before the classifier, texture [N, 2 sum of C_i]).
+
+        Texture is mean and standard deviation over positions of every stage's maps: grain, blur and edges, which the
+        content forgets, show in the early ones.
+        """
+        pixels = (images / 2 + 0.5 - self.mean) / self.std
+        last, maps = self.backbone.forward_intermediates(pixels)
+        content = self.backbone.forward_head(last, pre_logits=True)
+        return content, torch.cat(
+            [figure for x in maps for figure in (x.mean((2, 3)), x.std((2, 3), correction=0))], dim=1
+        )
+
+
 def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Squared distance of unit feature vectors, mean over positions and stages: [N] in [0, 4].
 

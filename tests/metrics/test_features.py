@@ -7,7 +7,7 @@ import timm
 import torch
 import torchvision
 
-from acne_lab.metrics.features import StageFeatures, as_rgb, feature_distance, lpips, resized
+from acne_lab.metrics.features import PatchFeatures, StageFeatures, as_rgb, feature_distance, lpips, resized
 
 
 @pytest.fixture
@@ -87,3 +87,16 @@ def test_lpips(tmp_path, monkeypatch):
     assert distances[0] == 0 < distances[1]
     distances.sum().backward()
     assert images.grad[1].abs().sum() > 0
+
+
+def test_patch_features_see_content_and_texture():
+    backbone = timm.create_model("test_efficientnet", num_classes=0).eval()
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    network = PatchFeatures(backbone, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    content, texture = network(images)
+    maps = backbone.forward_intermediates(images, intermediates_only=True)
+    assert content.shape == (2, backbone.head_hidden_size)
+    torch.testing.assert_close(content, backbone.forward_head(backbone.forward_features(images), pre_logits=True))
+    assert texture.shape == (2, 2 * sum(x.shape[1] for x in maps))
+    torch.testing.assert_close(texture[:, : maps[0].shape[1]], maps[0].mean((2, 3)))

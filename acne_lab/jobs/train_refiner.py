@@ -1,0 +1,118 @@
+"""Train the refiner of edits: it learns to make drawn lesions look like those of the training photographs."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from acne_lab.build import build
+from acne_lab.callbacks import MetricsTable, Progress, RandomState, RefinedGrid
+from acne_lab.data.lineage import MADE, Lineage, check_table
+from acne_lab.data.table import ImageTable
+from acne_lab.edit.exercises import Exercises, as_batch
+from acne_lab.edit.module import PatchData, RefinerTraining
+from acne_lab.edit.overlay import Overlay
+from acne_lab.edit.patches import Patches, cut_patches
+from acne_lab.edit.weights import REFINER_FILE, save_refiner
+from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
+from acne_lab.jobs.prepare import table_of
+from acne_lab.jobs.training import checkpoint, fit, start_job
+from acne_lab.metrics.features import StageFeatures, feature_distance
+from acne_lab.runs import Run, open_run
+
+MAX_COMPARED = 512  # held-out patches
+
+
+def train_refiner(config: dict) -> Run:
+    """Train the refiner on the training rows of a table that has lesion boxes; compare it on the validation rows."""
+    table = table_of(config)
+    check_table(table)
+    table = table.only(~table.rows["source"].isin(MADE))  # drawn and generated lesions are what it is to improve
+    rows, held_out = table.select(split="train"), table.select(split="val")
+    if len(rows) == 0:
+        raise ValueError(f"{table.root} has no training photographs")
+    check_sizes(config)
+    with open_run(config, job="train", inputs=[table.key]) as run:
+        Lineage.of(rows).write(run.path)
+        if run.done:
+            return run
+        start_job(config)
+        stage = config["stage"]
+        features = packaged_features()
+        model = build(config["model"], features=features if config["model"]["perceptual"] else None)
+        data = PatchData(
+            exercises=Exercises(patches_of(rows, config), overlay=Overlay(), blank=model.G.conditioned),
+            batch_size=stage["batch_size"],
+            seed=config["seed"],
+            mirror=stage["mirror"],
+        )
+        callbacks = [RandomState(config["seed"])]
+        if config["callbacks"]["sample_grid"]:
+            callbacks.append(RefinedGrid(run.path / "samples", **config["callbacks"]["sample_grid"]))
+        callbacks += [
+            MetricsTable(run.path / "metrics.csv", x="images_seen"),
+            Progress(unit="img", per_batch=stage["batch_size"], show=("loss/pixel", "loss/adversarial", "loss/D")),
+            checkpoint(run, "last"),
+        ]
+        fit(model, data, config, run, callbacks, x="images_seen", only_drawn=rows.is_drawn)
+        save_refiner(run.path / REFINER_FILE, model.G_ema, window=config["patches"]["side"])
+        metrics = {"images_seen": model.images_seen, "num_training_images": len(rows)}
+        metrics |= {"conditioned": model.G.conditioned, "only_drawn": rows.is_drawn, "table": table.key}
+        if len(held_out) and len(held_out.boxes) and len((patches := patches_of(held_out, config)).boxes):
+            metrics["val"] = compare(model, patches, features)
+        run.write_metrics(metrics)
+    return run
+
+
+def check_sizes(config: dict) -> None:
+    """Raise a ValueError if patches do not fit the networks."""
+    side, model = config["patches"]["side"], config["model"]
+    step = 2 ** max(model["G"]["num_down"], model["D"]["num_down"])
+    if side % step or side < 4 * step:
+        raise ValueError(f"patches.side={side} must be a multiple of {step}, and at least {4 * step}")
+    if config["patches"]["per_photo"] < 1:
+        raise ValueError("patches.per_photo must be at least 1")
+
+
+def patches_of(rows: ImageTable, config: dict) -> Patches:
+    data = config["data"]
+    return cut_patches(rows, cache_dir=Path(data["cache_dir"]), num_workers=data["num_workers"], **config["patches"])
+
+
+def packaged_features() -> StageFeatures:
+    backbone = build_backbone(PACKAGED, pretrained="package")
+    about = data_config(backbone)
+    return StageFeatures(backbone, mean=about["mean"], std=about["std"])
+
+
+@torch.no_grad()
+def compare(model: RefinerTraining, patches: Patches, features: StageFeatures) -> dict:
+    """How far overlaid and refined patches are from the photographs, on people that the refiner has not seen.
+
+    Returns:
+        `num_patches` with lesions; `l1_overlaid` and `l1_refined`, the mean absolute difference of masked pixels, in
+        0..255; `features_overlaid` and `features_refined`, the distance of whole patches in the packaged network's
+        features; `l1_untouched`, what the refiner changes where nothing was drawn.
+    """
+    exercises = Exercises(patches, overlay=Overlay(), blank=False)
+    with_lesions = np.nonzero(np.diff(patches.first))[0]
+    chosen = with_lesions[np.linspace(0, len(with_lesions) - 1, min(len(with_lesions), MAX_COMPARED)).astype(int)]
+    images = ("overlaid", "refined")
+    sums = dict.fromkeys([f"{what}_{image}" for what in ("l1", "features") for image in images], 0.0)
+    sums["l1_untouched"] = 0.0
+    features.to(model.device)
+    for i in chosen:
+        batch = as_batch([exercises(int(i), np.random.default_rng(int(i)))])
+        photo, overlaid, mask = (part.to(model.device) for part in batch)
+        target = features(photo.float() / 127.5 - 1)
+        for name, image in zip(images, (overlaid, model.refined(batch))):
+            sums[f"l1_{name}"] += difference(image, photo, mask)
+            sums[f"features_{name}"] += float(feature_distance(features(image.float() / 127.5 - 1), target))
+        sums["l1_untouched"] += difference(model.refined((photo, photo, mask)), photo, mask)
+    return {"num_patches": len(chosen)} | {name: total / len(chosen) for name, total in sums.items()}
+
+
+def difference(image: Tensor, photo: Tensor, mask: Tensor) -> float:
+    """Mean absolute difference of masked pixels; images uint8 [B, 3, S, S], mask bool [B, 1, S, S]."""
+    return float((image.float() - photo.float()).abs().mean(dim=1, keepdim=True)[mask].mean())

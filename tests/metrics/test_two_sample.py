@@ -1,0 +1,107 @@
+"""Distances and classifiers on sets that are the same, that differ a little, and that nobody would confuse."""
+
+import numpy as np
+import pytest
+import torch
+
+from acne_lab.metrics import distances
+from acne_lab.metrics.two_sample import (
+    NUM_FOLDS,
+    Sample,
+    classifier_auc,
+    difference_of_means,
+    halves,
+    kernel_distance,
+    mean_by_subject,
+    subject_folds,
+)
+
+
+def people(seed, tag, *, num=20, each=6, shift=0.0, dims=12):
+    """Vectors of people who differ: a mean of their own, and noise."""
+    rng = np.random.default_rng(seed)
+    whose = np.repeat(np.arange(num), each)
+    features = 0.7 * rng.normal(size=(num, dims))[whose] + rng.normal(size=(num * each, dims)) + shift
+    return Sample(features, [f"{tag}{i}" for i in whose])
+
+
+def test_distance_is_that_of_distances_where_everybody_has_one_vector():
+    x, y = people(0, "a", each=1), people(1, "b", each=1, shift=0.3)
+    plain = distances.kernel_distance(torch.from_numpy(x.features), torch.from_numpy(y.features))
+    assert kernel_distance(x, y).value == pytest.approx(float(plain))
+
+
+def test_pairs_within_a_subject_do_not_count():
+    """Five copies of every vector change nothing; counted as independent they would make any two groups differ."""
+    x, y = people(0, "a", each=1), people(1, "b", each=1)
+    copies = [Sample(np.repeat(s.features, 5, axis=0), np.repeat(s.subjects, 5)) for s in (x, y)]
+    assert kernel_distance(*copies).value == pytest.approx(kernel_distance(x, y).value)
+    naive = distances.kernel_distance(*(torch.from_numpy(s.features) for s in copies))
+    assert float(naive) > kernel_distance(x, y).value + 0.1
+
+
+def test_sets_that_do_not_differ():
+    """Over 40 pairs of groups: no bias, and nine intervals in ten, or more, cover what is true."""
+    found = [(kernel_distance(*pair, seed=k), classifier_auc(*pair, seed=k)[0]) for k, pair in enumerate(SAME)]
+    for figures, truth in zip(zip(*found), (0.0, 0.5)):
+        values = np.array([f.value for f in figures])
+        assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(len(values))
+        assert np.mean([f.low <= truth <= f.high for f in figures]) >= 0.9
+
+
+SAME = [(people(2 * k, "a"), people(2 * k + 1, "b")) for k in range(40)]
+
+
+def test_sets_that_differ():
+    x = people(0, "a")
+    little, much = (people(1, "b", shift=shift) for shift in (0.3, 2.0))
+    assert 0 < kernel_distance(x, little).value < kernel_distance(x, much).low
+    assert 0.55 < classifier_auc(x, little)[0].value < 0.95
+    area, scores = classifier_auc(x, much)
+    assert area.value > 0.99 and area.low > 0.95 and area.high <= 1
+    assert scores[len(x.features) :].min() > scores[: len(x.features)].mean()
+
+
+def test_names_do_not_matter():
+    x, y = people(0, "a"), people(1, "b", shift=0.3)
+    swapped = [Sample(s.features, [name.translate(str.maketrans("ab", "ba")) for name in s.subjects]) for s in (x, y)]
+    assert kernel_distance(*swapped).value == pytest.approx(kernel_distance(x, y).value)
+    assert classifier_auc(*swapped)[0].value == pytest.approx(classifier_auc(x, y)[0].value, abs=0.05)
+
+
+def test_a_classifier_cannot_use_who_it_is():
+    """Everybody is far from everybody else, and the two sets have the same people: nothing to tell them apart by."""
+    rng = np.random.default_rng(0)
+    faces = rng.normal(size=(30, 40)) * 10
+    x, y = (Sample(faces + rng.normal(size=faces.shape), [f"p{i}" for i in range(30)]) for _ in range(2))
+    area, _ = classifier_auc(x, y)
+    assert area.low < 0.5 < area.high
+
+
+def test_folds_keep_subjects_whole_and_sides_even():
+    sides = np.repeat([0, 1, 2], [13, 20, 7])
+    fold = subject_folds(sides)
+    assert set(fold) == set(range(NUM_FOLDS))
+    for side in range(3):
+        counts = np.bincount(fold[sides == side], minlength=NUM_FOLDS)
+        assert counts.max() - counts.min() <= 1
+
+
+def test_halves_share_nobody():
+    sample = people(0, "a", num=11, each=4)
+    first, second = halves(sample, seed=3)
+    names = np.asarray(sample.subjects)
+    assert not set(names[first]) & set(names[second])
+    assert (first ^ second).all() and abs(first.sum() - second.sum()) <= 4
+
+
+def test_means_by_subject():
+    same = mean_by_subject([1.0, 3.0, 5.0, 7.0], ["a", "a", "b", "b"])
+    assert same.value == 4 and (same.low, same.high) == (2, 6)  # both are a, or both are b
+    gap = difference_of_means([1.0, 1.0], [2.0, 4.0], ["a", "b"], ["c", "d"])
+    assert gap.value == 2 and (gap.low, gap.high) == (1, 3)
+
+
+def test_too_few_people_are_an_error():
+    with pytest.raises(ValueError, match="lesions of 2 subjects are too few"):
+        people(0, "a", num=2)
