@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 import time
@@ -107,6 +108,15 @@ def test_another_process_makes_the_same_bits(editor, astronaut):
     assert (other.image != edit.image).any()
 
 
+def test_workers_get_the_same_editor(astronaut):
+    sent = pickle.loads(pickle.dumps(make(Analyser(landmarks=False))))
+    photo = astronaut[:180, 120:320]
+    here, there = (
+        k(photo, boxes=None, num_added=4, severity="mild", seed=5) for k in (make(Analyser(landmarks=False)), sent)
+    )
+    assert (here.image == there.image).all()
+
+
 def test_photographs_that_cannot_be_edited_are_skipped(editor, known, portrait):
     with pytest.raises(Skipped, match="no skin found") as error:
         editor(np.full((300, 300, 3), 90, np.uint8), boxes=None, num_added=3, severity="mild", seed=0)
@@ -167,8 +177,10 @@ def test_shipped_configs_build(lesion_table, toned):
     for name in ("overlay", "overlay_bank"):
         edit = composed("train", "experiment=grader", f"+edit={name}")["edit"]
         assert edit["name"] == name and edit["bank"] == (name == "overlay_bank")
-        source = build(edit["editor"]["source"], **({"table": lesion_table} if edit["bank"] else {}))
-        made = build(edit["editor"] | {"source": None}, source=source)
+        node, given = dict(edit["editor"]), {}
+        if edit["bank"]:
+            given["source"] = build({**node.pop("source"), "_partial_": True})(table=lesion_table)
+        made = build({**node, "_partial_": True})(**given)
         assert len(made(toned[2], boxes=None, num_added=3, severity="mild", seed=0).boxes) == 3
 
 
