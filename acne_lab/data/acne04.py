@@ -367,7 +367,7 @@ class Acne04:
                 f"a face was found on {faces['found']} of {faces['photographs']} photographs "
                 f"({100 * faces['share_found']:.1f} %)",
                 f"{people['num_subjects']} people, {people['largest']} photographs of one at most; links from a "
-                f"similarity of {people['value']:.3f} on"
+                f"similarity of {people['threshold']:.3f} on"
                 + ("" if people["calibrated"] else f", which is not of this data: below {MIN_PHOTOGRAPHS} faces"),
             ]
         known = "" if self.subjects == "faces" else ", as far as copies show it"
@@ -390,7 +390,7 @@ class Acne04:
             band = severity_of_count(lesions, bands)
             if band != self.classes[grade]:
                 counts.append({"file_name": name, "lesions": lesions, "severity": self.classes[grade], "band": band})
-            if num_boxes.get(name, 0) != lesions:
+            if Path(name).stem not in self.circles and num_boxes.get(name, 0) != lesions:
                 boxed.append({"file_name": name, "lesions": lesions, "boxes": int(num_boxes.get(name, 0))})
         return {
             "fold": self.fold,
