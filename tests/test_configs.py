@@ -38,7 +38,6 @@ def test_every_group_is_covered_here():
         "logger",
         "callbacks",
         "balance",
-        "edit",
         "study",
         "experiment",
     }
