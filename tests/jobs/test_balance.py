@@ -180,7 +180,9 @@ def start(table, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("num_workers", "victim", "dies_at"), [(1, "self", 3), (2, "parent", 5)])
+@pytest.mark.parametrize(
+    ("num_workers", "victim", "dies_at"), [(1, "self", 3), pytest.param(2, "parent", 5, marks=pytest.mark.slow)]
+)
 def test_killed_and_repeated(fill, start, tmp_path, num_workers, victim, dies_at):
     """kill -9 amid the edits; the same command then ends with the same bytes and makes no edit twice."""
     runs_dir = tmp_path / "killed"
@@ -321,12 +323,9 @@ def test_a_grader_learns_from_added_rows(grader, table):
     assert runs[3].metrics["train"] == {"num_images": num_train + NUM_EDITS, "sources": sources}
     again = train(configs[3])
     assert again.path == runs[3].path
-    words = ("balance.seed=1", "balance.only=true", "balance.permute_labels=true")
-    others = [grader("balance=acnedit", word) for word in words]
-    keys = {train(config).key for config in others} | {runs[3].key}
-    assert len(keys) == 4
-    (only,) = [config for config in others if config["balance"]["only"]]
-    assert train(only).metrics["train"] == {"num_images": NUM_EDITS, "sources": {"edited": NUM_EDITS}}
+    only = train(grader("balance=acnedit", "balance.only=true"))
+    assert only.key != again.key
+    assert only.metrics["train"] == {"num_images": NUM_EDITS, "sources": {"edited": NUM_EDITS}}
 
 
 def test_permuted_labels(grader, table):
