@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     # inflamed and raised, without a head
     "papule": Kind(
         factor=(0.75, 1.15),
-        blood=(0.50, 1.25),
+        blood=(0.40, 1.05),
         melanin=(0.0, 0.10),
         halo=(0.16, 0.42),
         edge=(0.4, 2.2),
@@ -76,23 +76,23 @@ KINDS: Mapping[str, Kind] = {
     # a papule with a yellowish head that takes a third to half of its width
     "pustule": Kind(
         factor=(0.80, 1.20),
-        blood=(0.60, 1.25),
+        blood=(0.50, 1.05),
         melanin=(0.0, 0.06),
         halo=(0.22, 0.46),
         edge=(0.5, 2.2),
         height=(0.18, 0.36),
-        pus=(0.40, 0.85),
+        pus=(0.60, 0.95),
         pus_size=(0.28, 0.55),
         gloss=(0.02, 0.09),
     ),
     # large and deep: a flat dome whose redness has no clear border and a tinge of violet
     "nodule": Kind(
         factor=(1.60, 2.30),
-        blood=(0.60, 1.15),
+        blood=(0.50, 0.95),
         melanin=(0.04, 0.14),
         halo=(0.28, 0.48),
         edge=(0.3, 1.5),
-        height=(0.08, 0.20),
+        height=(0.06, 0.16),
         gloss=(0.0, 0.05),
     ),
     # open comedone: a small dark plug in a hardly reddened pore
@@ -233,7 +233,7 @@ class ProceduralLesions:
         growth = (
             np.ones(num)
             if diameters is None or not num
-            else np.clip((diameters / np.median(diameters)) ** 0.4, 0.55, 1.3)
+            else np.clip((diameters / np.median(diameters)) ** 0.4, 0.55, 1.0)
         )
         return [
             self.draw_one(rng, kind, darkness=darkness, activity=activity * float(g)) for kind, g in zip(kinds, growth)

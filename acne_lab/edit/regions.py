@@ -10,7 +10,8 @@ from scipy.spatial import ConvexHull
 
 JAW, NOSE, NOSTRILS = slice(0, 17), slice(27, 36), slice(31, 36)
 BROWS, EYES, LIPS = (slice(17, 22), slice(22, 27)), (slice(36, 42), slice(42, 48)), slice(48, 60)
-STEEPEST = 0.85  # sine of the tilt at a face's border: beyond it nobody sees a lesion
+STEEPEST = 0.72  # sine of the tilt at a face's border: beyond it nobody sees a lesion
+FLATNESS = 1.5  # 1 would be an ellipsoid: faces are flatter in front
 FOREHEAD = 0.85  # height above the brows, in distances from the brows to the base of the nose (a face has thirds)
 
 
@@ -37,6 +38,14 @@ def face_polygon(landmarks: np.ndarray) -> np.ndarray:
 def face_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """bool [H, W]: inside of the outline."""
     return _filled(face_polygon(landmarks), shape)
+
+
+def forehead_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """bool [H, W]: everything above the eyes' outer corners: forehead, temples, and the hair that hangs there."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    corners = landmarks[[36, 45]].mean(0)
+    up = landmarks[27] - landmarks[8]
+    return (x - corners[0]) * up[0] + (y - corners[1]) * up[1] > 0
 
 
 def feature_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -69,8 +78,8 @@ def surface_tilt(landmarks: np.ndarray, points: np.ndarray) -> np.ndarray:
     along = outline @ axes.T
     low, high = along.min(0), along.max(0)
     normal = ((points @ axes.T) - (low + high) / 2) / ((high - low) / 2 * np.array((1.04, 1.15)))
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return (normal * np.minimum(1, STEEPEST / np.maximum(length, 1e-6))) @ axes
+    length = np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    return (normal / length * np.minimum(length**FLATNESS, STEEPEST)) @ axes
 
 
 def _filled(polygon: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
