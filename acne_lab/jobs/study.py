@@ -53,6 +53,7 @@ def study(config: dict) -> Run:
         raise ValueError(f"study.baseline={baseline} is no arm; there are {', '.join(plan['arms'])}")
     stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
     arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in plan["arms"].items()}
+    jobs = {verb: job(verb) for verb in {node["job"] for node in stages.values()}}
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
         overrides += [
@@ -65,7 +66,7 @@ def study(config: dict) -> Run:
         overrides += logger_overrides(config["logger"])
         print(f"[{number}/{len(stages)}] {stage}", file=sys.stderr)
         was_done = {p.parent for p in (runs_dir / node["job"]).glob("*/DONE")}
-        run = job(node["job"])(resolved(compose(node["job"], overrides=table_overrides(overrides))))
+        run = jobs[node["job"]](resolved(compose(node["job"], overrides=table_overrides(overrides))))
         done[stage] = run.path
         records[stage] = record(run, runs_dir, overrides, reused=run.path in was_done)
 
