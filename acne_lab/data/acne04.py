@@ -29,19 +29,17 @@ import numpy as np
 import pandas as pd
 
 from acne_lab.data.annotations import circle_boxes, fitted_boxes, read_circles, read_voc
-from acne_lab.data.collect import Collected, Problem, hash_each, hash_of, severity_of_count
+from acne_lab.data.collect import Collected, Problem, hash_each, hash_files, hash_of, severity_of_count
 from acne_lab.data.duplicates import best_copy, connected, groups_of, near_duplicates
 from acne_lab.data.examine import Examination, Examiner, examine
 from acne_lab.data.faces import INSTALL, FaceFinder, IdentityEmbedder, faces_available
 from acne_lab.data.photo import IMAGE_SUFFIXES
-from acne_lab.data.splits import subject_split
+from acne_lab.data.protocols import NUM_FOLDS, PROTOCOLS, leak_of_official_folds, with_splits
 from acne_lab.data.subjects import MIN_PHOTOGRAPHS, UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
 
 POPULATION = "acne04"  # whose people the subjects are
-NUM_FOLDS = 5
 HAYASHI_BANDS = (5, 20, 50, None)  # largest lesion count of each grade (Hayashi et al., J. Dermatol. 2008)
-VAL_FRACTION = 0.125  # of a fold's trainval: train, val and test are 70, 10 and 20 %
 
 IMAGES = "Classification/JPEGImages"
 LISTS = "Classification"
@@ -106,7 +104,7 @@ class Acne04:
         self.annotations_v2 = None if annotations_v2 is None else Path(annotations_v2).expanduser()
         self.cache_dir = Path(cache_dir)
         for name, value, allowed in (
-            ("protocol", protocol, ("subject", "subject_fold", "official")),
+            ("protocol", protocol, PROTOCOLS),
             ("subjects", subjects, ("faces", "files")),
             ("duplicates", duplicates, ("drop", "keep")),
         ):
@@ -121,6 +119,7 @@ class Acne04:
         self._require_layout()
         if self.annotations_v2 is not None and not self.annotations_v2.is_file():
             raise ValueError(f"data.annotations_v2={annotations_v2}: there is no such file")
+        self.circles = {} if self.annotations_v2 is None else read_circles(self.annotations_v2)
         self.examiner = self._examiner(blazeface, identity)
 
     @cached_property
@@ -130,18 +129,18 @@ class Acne04:
 
     def fingerprint(self) -> str:
         """sha256 of the names and the content of all files, and of what examines them."""
-        circles = (
-            {} if self.annotations_v2 is None else hash_each(self.annotations_v2.parent, [self.annotations_v2.name])
-        )
-        return hash_of(
-            {**self.digests, "annotations_v2": str(list(circles.values())), "examiner": self.examiner.version}
-        )
+        others = {"examiner": self.examiner.version}
+        if self.annotations_v2 is not None:
+            others["annotations_v2"] = hash_files(self.annotations_v2.parent, [self.annotations_v2.name])
+        return hash_of({**self.digests, **others})
 
     def collect(self, scratch: Path, num_workers: int) -> Collected:
         """Join labels, folds, photographs and boxes; find copies and people; split."""
         images = {Path(name).name for name in self._images()}
         if not images:
             raise ValueError(f"{self.root / IMAGES} holds no images")
+        if self.circles and not self.circles.keys() & {Path(name).stem for name in images}:
+            raise ValueError(f"data.annotations_v2={self.annotations_v2} marks none of these photographs")
         listings, problems = self._read_lists()
         mislabelled = {problem.file_name for problem in problems}
         records, found = _join([listing for listing in listings if listing.file_name not in mislabelled])
@@ -256,14 +255,11 @@ class Acne04:
                 problems.append(Problem(file_of[stem], f"{name} is not a Pascal VOC annotation of it ({error})"))
         problems += [Problem(file_of[stem], "has no annotation") for stem in sorted({*file_of} - {*annotations})]
         if self.annotations_v2 is not None:
-            circles = read_circles(self.annotations_v2)
-            marked = sorted(stem for stem in circles if file_of.get(stem) in sizes)
+            marked = sorted(stem for stem in self.circles if file_of.get(stem) in sizes)
             num_rejected = 0
             for stem in marked:
-                boxes_of[stem], rejected = circle_boxes(circles[stem], sizes[file_of[stem]])
+                boxes_of[stem], rejected = circle_boxes(self.circles[stem], sizes[file_of[stem]])
                 num_rejected += len(rejected)
-            if not marked:
-                raise ValueError(f"data.annotations_v2={self.annotations_v2} marks none of these photographs")
             notes = [
                 f"the lesions of {len(marked)} photographs are those of ACNE04-v2, of the others the release's",
                 f"{num_rejected} circles of ACNE04-v2 were left out: outside of the picture, or larger than any lesion",
@@ -302,20 +298,19 @@ class Acne04:
         rows = rows.assign(
             subject=[first_of[label] for label in people.labels.tolist()], subject_confidence=people.confidence
         )
-        leak = _leak(rows, groups)
         report = {
             "protocol": self.protocol,
             "population": POPULATION,
             "subjects": people.report,
             "faces": _faces_report(examined) if self.subjects == "faces" else {},
-            "leak": leak,
-            **self._copies_report(rows, groups, copies, examined),
+            "leak": leak_of_official_folds(rows, groups),
+            **self._copies_report(rows, groups, examined),
         }
         if self.duplicates == "drop":
             torn = {name for entry in report["conflicts"] for name in entry["file_names"]}
             gone = torn | {entry["file_name"] for entry in report["duplicates"]}
             rows = rows[~rows["file_name"].isin(gone)].reset_index(drop=True)
-        report["notes"] = self._notes(report, rows)
+        report["notes"] = self._notes(report)
         return with_splits(rows, protocol=self.protocol, fold=self.fold), report
 
     def _people(self, names: list[str], examined: list[Examination], same: list[tuple[int, int]]) -> People:
@@ -332,9 +327,7 @@ class Acne04:
             mirrored=[examination.mirrored for examination in examined],
         )
 
-    def _copies_report(
-        self, rows: pd.DataFrame, groups: list[list[int]], copies: list[tuple[int, int]], examined: list[Examination]
-    ) -> dict:
+    def _copies_report(self, rows: pd.DataFrame, groups: list[list[int]], examined: list[Examination]) -> dict:
         """duplicates: each copy and the one that is the best of them; conflicts: copies with different grades."""
         names, grades, digests = (rows[column].tolist() for column in ("file_name", "severity", "sha256"))
         sizes, num_bytes = [one.size for one in examined], [one.num_bytes for one in examined]
@@ -358,7 +351,7 @@ class Acne04:
             ]
         return {"duplicates": duplicates, "conflicts": conflicts}
 
-    def _notes(self, report: dict, rows: pd.DataFrame) -> list[str]:
+    def _notes(self, report: dict) -> list[str]:
         """What of it a user must know, in sentences."""
         people, faces = report["subjects"], report["faces"]
         fate = "left out" if self.duplicates == "drop" else "kept"
@@ -374,7 +367,7 @@ class Acne04:
                 f"a face was found on {faces['found']} of {faces['photographs']} photographs "
                 f"({100 * faces['share_found']:.1f} %)",
                 f"{people['num_subjects']} people, {people['largest']} photographs of one at most; links from a "
-                f"similarity of {people['value']:.3f} on"
+                f"similarity of {people['threshold']:.3f} on"
                 + ("" if people["calibrated"] else f", which is not of this data: below {MIN_PHOTOGRAPHS} faces"),
             ]
         known = "" if self.subjects == "faces" else ", as far as copies show it"
@@ -397,7 +390,7 @@ class Acne04:
             band = severity_of_count(lesions, bands)
             if band != self.classes[grade]:
                 counts.append({"file_name": name, "lesions": lesions, "severity": self.classes[grade], "band": band})
-            if num_boxes.get(name, 0) != lesions:
+            if Path(name).stem not in self.circles and num_boxes.get(name, 0) != lesions:
                 boxed.append({"file_name": name, "lesions": lesions, "boxes": int(num_boxes.get(name, 0))})
         return {
             "fold": self.fold,
@@ -410,47 +403,6 @@ class Acne04:
                 f"{len(boxed)} lesion counts differ from the number of boxes",
             ],
         }
-
-
-def with_splits(rows: pd.DataFrame, *, protocol: str, fold: int) -> pd.DataFrame:
-    """Rows with all three families of splits, and the chosen one as `split`; the same on every machine.
-
-    Args:
-        rows: columns `subject`, `severity` and `official_fold`.
-        protocol, fold: as `Acne04`.
-    """
-    even = {str(fold): 1 / NUM_FOLDS for fold in range(NUM_FOLDS)}
-    subject_fold = subject_split(rows, fractions=even, seed=0).astype(int)
-    rows = rows.assign(subject_fold=subject_fold, subject_split=subject_split(rows, seed=0))
-    if protocol == "subject":
-        return rows.assign(split=rows["subject_split"])
-    rest = rows["subject_fold" if protocol == "subject_fold" else "official_fold"] != fold
-    split = pd.Series("test", index=rows.index)
-    fractions = {"train": 1 - VAL_FRACTION, "val": VAL_FRACTION}
-    split[rest] = subject_split(rows[rest], fractions=fractions, seed=fold)
-    return rows.assign(split=split)
-
-
-def _leak(rows: pd.DataFrame, groups: list[list[int]]) -> dict:
-    """For each official fold, as released: how many of its test photographs show a person of its trainval file, and
-    how many are a copy of a photograph there."""
-    copy_of = np.full(len(rows), -1)
-    for number, group in enumerate(groups):
-        copy_of[group] = number
-    leak = {}
-    for fold in range(NUM_FOLDS):
-        is_test = (rows["official_fold"] == fold).to_numpy()
-        known = rows["subject"].isin(rows.loc[~is_test, "subject"]).to_numpy() & is_test
-        copied = np.isin(copy_of, copy_of[~is_test]) & (copy_of >= 0) & is_test
-        num = max(int(is_test.sum()), 1)
-        leak[f"fold_{fold}"] = {
-            "test_images": int(is_test.sum()),
-            "with_a_person_of_trainval": int(known.sum()),
-            "share_of_known_people": round(known.sum() / num, 4),
-            "copies_from_trainval": int(copied.sum()),
-            "share_of_copies": round(copied.sum() / num, 4),
-        }
-    return leak
 
 
 def _faces_report(examined: list[Examination]) -> dict:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from acne_lab.data.duplicates import perceptual_hash, thumbnail
 from acne_lab.data.faces import WORK_SIDE, FaceFinder, IdentityEmbedder
 from acne_lab.data.photo import read_photo
-from acne_lab.data.toy import in_order
+from acne_lab.data.workers import in_order
 
 VERSION = 1  # raise it whenever an examination comes out differently
 MIRRORED_SHARE = 16  # of one in this many faces the mirrored one is embedded too

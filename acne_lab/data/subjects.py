@@ -127,7 +127,7 @@ def group_people(
         "num_alone": int((sizes == 1).sum()),
         "largest": int(sizes.max(initial=0)),
         "num_cut_chains": num_cut,
-        **{name: _json(value) for name, value in asdict(by_face).items()},
+        **{"threshold" if name == "value" else name: _json(value) for name, value in asdict(by_face).items()},
     }
     if by_whole is not None:
         report |= {"whole_image_threshold": by_whole.value, "num_by_whole_image": len(nearest)}

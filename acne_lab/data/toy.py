@@ -10,10 +10,8 @@ What it does not know: cameras that correlate with severity, mislabelled files, 
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count, groupby
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +32,7 @@ from acne_lab.data.portrait import (
     skin_clearance,
     to_linear,
 )
+from acne_lab.data.workers import in_order
 
 VERSION = 1  # raise it whenever a photograph changes
 CLASSES = ("mild", "moderate", "severe", "very_severe")
@@ -167,15 +166,6 @@ class ToyFaces:
         boxes = pd.DataFrame(boxes, columns=["file_name", "x0", "y0", "x1", "y1"])
         report = {"population": f"toy-{self.seed}"}  # a person is the same in every set of one seed
         return Collected(rows=pd.DataFrame(rows), images_root=scratch, boxes=boxes, problems=[], report=report)
-
-
-def in_order(function, jobs: list, num_workers: int) -> Iterator:
-    """The results of the jobs in their order."""
-    if num_workers <= 1:
-        yield from map(function, jobs)
-        return
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, jobs, chunksize=max(1, min(16, len(jobs) // (4 * num_workers))))
 
 
 def draw_person(job: tuple[int, float, int, Path, list[Shot]]) -> tuple[list[dict], list[tuple]]:

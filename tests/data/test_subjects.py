@@ -93,7 +93,7 @@ def test_few_photographs_take_the_threshold_of_the_literature():
     identities = identities[:40]
     people = grouped(identities, model="dlib")
     assert people.report["calibrated"] is False
-    assert people.report["value"] == 0.91
+    assert people.report["threshold"] == 0.91
     assert people.report["expected_false_links"] is None
     assert set(people.confidence) == {BY_FACE_UNCALIBRATED}
     for number in (0, 1, 2):
