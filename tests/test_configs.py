@@ -46,7 +46,13 @@ def test_every_group_is_covered_here():
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_roots_compose(root):
-    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN, "balance": ("table=x",)}.get(root, ())
+    needed = {
+        "evaluate": ("table=x",),
+        "generate": ("run=x",),
+        "study": ("study=demo",),
+        "train": GAN,
+        "balance": ("table=x",),
+    }.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
 
