@@ -40,7 +40,8 @@ class RefinerTraining(pl.LightningModule):
         adversarial: weight of the non-saturating loss.
         matching: weight of the distance of D's features.
         inside: weight of the absolute error of masked pixels; large ones blur.
-        outside: weight of that of the others, which the result does not hold: it ties G to the mask's surroundings.
+        outside: weight of that of the others, which the result does not hold: it ties a G without condition to the
+            mask's surroundings. With one, G starts without an error there, and would be kept from learning anything.
         perceptual: weight of the distance of pretrained features; needs `features`.
         r1_gamma: weight of the R1 penalty, per cell of D.
         r1_interval: D is regularised every so many iterations, and so many times as strongly.
@@ -57,7 +58,7 @@ class RefinerTraining(pl.LightningModule):
         adversarial: float = 1.0,
         matching: float = 10.0,
         inside: float = 5.0,
-        outside: float = 1.0,
+        outside: float = 0.0,
         perceptual: float = 0.0,
         r1_gamma: float = 0.1,
         r1_interval: int = 4,
