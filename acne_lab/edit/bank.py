@@ -6,6 +6,7 @@ It does not know kinds, and takes a lesion's highlight along with it.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -13,13 +14,22 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from acne_lab.data.photo import read_photo
 from acne_lab.data.table import ImageTable
 from acne_lab.edit.colour import DARKEST, luminance, to_linear
+from acne_lab.edit.face import Tone
 from acne_lab.edit.lesions import REACH, Layers
 
 LEAST = 8  # pixels of diameter: below that a cutting is mostly blur
 STORED = 48  # pixels: larger ones are reduced to this diameter
 ROUND = 2.0  # longer boxes hold more than a lesion
 ROUGHEST = 0.16  # standard deviation of log light around a lesion: more is hair, an eye, an edge
+SAME_TONE = 0.12  # standard deviation of `Tone.darkness` between donors and face
 FAINTEST = 0.05  # optical density of the green channel that a lesion must have over its surroundings
+
+
+class Cutting(NamedTuple):
+    """A lesion apart from its photograph."""
+
+    density: np.ndarray  # float32 [n, n, 3]: the optical density it adds to its skin, over [-REACH, REACH]² radii
+    darkness: float  # `Tone.darkness` of the skin around it
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class LesionBank:
             raise ValueError(
                 f"a bank of lesions may hold training rows only, not {', '.join(others)}: table.select(split='train')"
             )
-        self.cuttings: list[tuple[np.ndarray, str]] = []
+        self.cuttings: list[tuple[Cutting, str]] = []
         rng = np.random.default_rng(seed)
         by_photo = dict(iter(table.boxes.groupby("file_name", sort=True)))
         names = [name for name in table.rows["file_name"] if name in by_photo]
@@ -97,16 +107,21 @@ class LesionBank:
         darkness: float = 0.0,
         diameters: np.ndarray | None = None,
     ) -> list[CutLesion]:
-        """`num` lesions, turned a little (lamps hang above donors too), some mirrored; nothing else matters."""
+        """`num` lesions, most from donors whose skin is about as dark; severity and diameters do not matter.
+
+        They are turned a little only (lamps hang above donors too), and some are mirrored.
+        """
+        apart = np.array([cutting.darkness for cutting, _ in self.cuttings]) - darkness
+        weight = np.exp(-((apart / SAME_TONE) ** 2) / 2) + 1e-4
         lesions = []
-        for k in rng.integers(len(self.cuttings), size=num):
-            density, donor = self.cuttings[k]
-            lesions.append(CutLesion(density, donor, float(rng.normal(0, 0.35)), bool(rng.random() < 0.5)))
+        for k in rng.choice(len(self.cuttings), size=num, p=weight / weight.sum()):
+            cutting, donor = self.cuttings[k]
+            lesions.append(CutLesion(cutting.density, donor, float(rng.normal(0, 0.35)), bool(rng.random() < 0.5)))
         return lesions
 
 
-def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> np.ndarray | None:
-    """Optical density float32 [n, n, 3] that lesion `index` adds to its skin, over [-REACH, REACH]² radii; None: unfit.
+def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> Cutting | None:
+    """Lesion `index`, or None: too small, long, near another or the border, on rough skin, or hardly visible.
 
     Args:
         photo: uint8 [H, W, 3].
@@ -157,4 +172,5 @@ def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> np.ndarray | No
     stands_out = np.clip((np.abs(smooth) / (2 * noise + 0.01)).max(-1) - 0.5, 0, 1)
     matte = np.maximum(np.clip(1.5 - rho / 0.6, 0, 1), gaussian_filter(stands_out, 0.06 * size / REACH))
     matte *= np.clip((1.8 - rho) / 0.8, 0, 1)
-    return (smooth * matte[..., None]).astype(np.float32)
+    skin = np.exp(-fitted[0])
+    return Cutting((smooth * matte[..., None]).astype(np.float32), Tone.of(skin).darkness)

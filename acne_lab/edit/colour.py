@@ -69,4 +69,4 @@ def shrink(photo: np.ndarray, long_side: int) -> np.ndarray:
     if factor >= 1:
         return photo
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX, reducing_gap=2.0))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BOX))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acne_lab.edit.bank import LesionBank
 from acne_lab.edit.face import Analyser
+from acne_lab.edit.lesions import ProceduralLesions
 from acne_lab.edit.overlay import Overlay
 from acne_lab.edit.placement import NoRoom, Placement
 from acne_lab.edit.skin import NoSkin
@@ -50,7 +52,7 @@ class Editor:
         self,
         *,
         analyse: Analyser,
-        source,
+        source: ProceduralLesions | LesionBank,
         placement: Placement,
         overlay: Overlay,
         intensity: float = 1.0,

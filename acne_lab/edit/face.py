@@ -28,6 +28,13 @@ class Tone:
     ita: float  # degrees: 90 palest, -90 darkest
     fitzpatrick: int  # 1 to 6 for I to VI, by ITA
 
+    @classmethod
+    def of(cls, light: np.ndarray) -> "Tone":
+        """Of one colour of skin, linear light [3]."""
+        L, _, b = to_lab(light)
+        ita = float(np.degrees(np.arctan2(L - 50, max(b, 1e-3))))
+        return cls(ita=round(ita, 1), fitzpatrick=1 + sum(ita <= limit for limit in ITA_LIMITS))
+
     @property
     def darkness(self) -> float:
         """0 for the palest skin to 1 for the darkest."""
@@ -159,9 +166,7 @@ def _tone(light: np.ndarray, skin: np.ndarray) -> Tone:
     pixels = light[skin > 0.6] if (skin > 0.6).sum() > 50 else light[skin > 0.2]
     level = luminance(pixels)
     low, high = np.quantile(level, (0.5, 0.9))
-    L, _, b = to_lab(np.median(pixels[(level >= low) & (level <= high)], axis=0))
-    ita = float(np.degrees(np.arctan2(L - 50, max(b, 1e-3))))
-    return Tone(ita=round(ita, 1), fitzpatrick=1 + sum(ita <= limit for limit in ITA_LIMITS))
+    return Tone.of(np.median(pixels[(level >= low) & (level <= high)], axis=0))
 
 
 def _noise(green: np.ndarray, skin: np.ndarray, window: tuple) -> float:

@@ -76,7 +76,7 @@ class Overlay:
             density[window] += self._density(layers, photo[window], analysis, window, diameter / 2)
             mask[window] |= reached
         mask &= analysis.skin > 0
-        return Overlaid(self._filtered(photo, density * np.float32(intensity), mask, analysis), mask)
+        return Overlaid(self._filtered(photo, density, mask, analysis, intensity), mask)
 
     def _drawn(
         self,
@@ -134,7 +134,9 @@ class Overlay:
         inside = np.clip(2 * inside - 1, 0, 1)
         return density * (inside * (2 - inside))[..., None]
 
-    def _filtered(self, photo: np.ndarray, density: np.ndarray, mask: np.ndarray, analysis: Analysis) -> np.ndarray:
+    def _filtered(
+        self, photo: np.ndarray, density: np.ndarray, mask: np.ndarray, analysis: Analysis, intensity: float
+    ) -> np.ndarray:
         """The photograph through the density, inside of the mask, tile by tile.
 
         Only light that has been under the skin meets its pigments; what shines on top of it stays as it is
@@ -150,7 +152,7 @@ class Overlay:
                 top, left = min(y, margin), min(x, margin)
                 part = slice(y - top, y + TILE + margin), slice(x - left, x + TILE + margin)
                 light = to_linear(photo[part])
-                passed = np.exp(-density[part])
+                passed = np.exp(np.float32(-intensity) * density[part])
                 smooth = np.stack([gaussian_filter(light[..., c], GRAIN_SIGMA) for c in range(3)], axis=-1)
                 brightest = SHINES * analysis.colour * analysis.illumination[part][..., None]
                 shine = np.maximum((smooth - brightest).min(-1, keepdims=True), 0)

@@ -15,6 +15,7 @@ from acne_lab.data.toy import SIZE_MU, SIZE_SIGMA
 from acne_lab.edit.face import Analysis
 
 SIZE_LIMITS = (0.0050, 0.0560)  # 3rd to 99th percentile: a box of a pixel or of a cheek is an annotator's slip
+LEAST_PIXELS = 1.6  # diameter: a smaller lesion would change no pixel visibly, yet count
 ROW_SHARES = np.array((0.12, 0.23, 0.33, 0.32))  # of lesions, top to bottom of a close-up
 COLUMN_SHARES = np.array((0.10, 0.40, 0.40, 0.10))
 MOST_CROWDED = 4.0  # a cell takes at most this many times the lesions that its skin would under a uniform scatter
@@ -69,7 +70,9 @@ class Placement:
     def positions(
         self, rng: np.random.Generator, analysis: Analysis, diameters: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Centres [N, 2] (x, y) and diameters [N], of which some may have been made smaller to fit.
+        """Centres [N, 2] (x, y) and diameters [N] in pixels: the given ones, smaller where that is needed to fit.
+
+        None is smaller than `LEAST_PIXELS`.
 
         Raises:
             NoRoom: free skin ran out.
@@ -77,7 +80,7 @@ class Placement:
         sites = Sites(analysis, _field(rng, self.patchiness))
         unit = analysis.scale / np.sqrt(max(1, len(analysis.lesions) + len(diameters)))
         placed = np.empty((len(diameters), 2))
-        sizes = np.array(diameters, float)
+        sizes = np.maximum(np.array(diameters, float), LEAST_PIXELS)
         order = np.argsort(-sizes, kind="stable")  # stones before sand
         for done, k in enumerate(order):
             others = placed[order[:done]]
@@ -88,13 +91,22 @@ class Placement:
                 spot = self._spot(rng, sites, parents, others, reach, sizes[k], unit)
                 if spot is not None:
                     break
-                sizes[k] *= SHRINK
+                sizes[k] = max(sizes[k] * SHRINK, LEAST_PIXELS)
             if spot is None:
                 raise NoRoom(done)
             placed[k] = spot
         return placed, sizes
 
-    def _spot(self, rng, sites, parents, others, reach, diameter, unit) -> np.ndarray | None:
+    def _spot(
+        self,
+        rng: np.random.Generator,
+        sites: "Sites",
+        parents: np.ndarray,
+        others: np.ndarray,
+        reach: np.ndarray,
+        diameter: float,
+        unit: float,
+    ) -> np.ndarray | None:
         """A place (x, y) where a lesion of this diameter fits, or None after `TRIES`."""
         start = sites.draw(rng, TRIES)
         near = rng.random(TRIES) < (self.clustered if len(parents) else 0)

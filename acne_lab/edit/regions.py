@@ -39,6 +39,14 @@ def face_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return _filled(face_polygon(landmarks), shape)
 
 
+def forehead_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """bool [H, W]: everything above the eyes' outer corners: forehead, temples, and the hair that hangs there."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    corners = landmarks[[36, 45]].mean(0)
+    up = landmarks[27] - landmarks[8]
+    return (x - corners[0]) * up[0] + (y - corners[1]) * up[1] > 0
+
+
 def feature_region(landmarks: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """bool [H, W]: eyes with lids and brows, lips, nostrils, each with a margin."""
     width = face_width(landmarks)

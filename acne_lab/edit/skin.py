@@ -10,15 +10,16 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, gaussian_filter, label
 
 from acne_lab.edit.colour import log_chroma, luminance
-from acne_lab.edit.regions import face_region, face_width, feature_region, seed_region
+from acne_lab.edit.regions import face_region, face_width, feature_region, forehead_region, seed_region
 
 # Any skin in any usual light: means and half widths of log R/G and log G/B in linear light.
 BAND_CENTRE, BAND_HALF = np.array((0.74, 0.50), np.float32), np.array((0.56, 0.60), np.float32)
 LIKELIEST, LIKELY = np.array((0.55, 0.40), np.float32), np.array((0.30, 0.30), np.float32)  # mean, standard deviation
 EVENEST = 0.022  # a wall of skin colour varies less than this in both ratios; cheeks do not
-REACH, REACH_ON_FACE = 3.0, 4.0  # Mahalanobis distance where a colour is as likely skin as not
+REACH, REACH_ON_FACE, REACH_ON_FOREHEAD = 3.0, 4.0, 3.2  # Mahalanobis distance where a colour is as likely skin as not
 LEAST_SPREAD = np.array((0.07, 0.08), np.float32)  # standard deviations of a perfectly even skin's model
-MAX_SHADE = (1.6, 1.0)  # how much darker and brighter than the typical pixel skin may be, in log luminance
+MAX_SHADE, MAX_SHADE_ON_FOREHEAD = 1.6, 0.75  # how much darker than the typical pixel skin may be, in log luminance
+MAX_SHINE = 1.0  # ... and how much brighter
 
 
 class NoSkin(Exception):
@@ -55,13 +56,20 @@ def skin_probability(light: np.ndarray, landmarks: np.ndarray | None) -> np.ndar
         raise NoSkin("the face has no skin colour (a black-and-white photograph?)")
 
     # Where anatomy says that there is skin, colour only has to say that nothing covers it.
-    probability = _colour_likelihood(chroma, brightness, seed, REACH if landmarks is None else REACH_ON_FACE)
+    reach = np.full(shape, REACH if landmarks is None else REACH_ON_FACE, np.float32)
+    shade = np.full(shape, MAX_SHADE, np.float32)
+    if landmarks is not None:  # but on the forehead it is hair, if anywhere
+        forehead = forehead_region(landmarks, shape)
+        reach[forehead], shade[forehead] = REACH_ON_FOREHEAD, MAX_SHADE_ON_FOREHEAD
+    probability = _colour_likelihood(chroma, brightness, seed, reach, shade)
     typical = float(np.median(rough[seed]))
     coarse = np.clip((rough - 3.0 * typical - 0.03) / (1.5 * typical + 0.03), 0, 1)
     probability = gaussian_filter(probability * (1 - coarse), max(0.6, 0.004 * unit)) * allowed
     bare = _tidied(probability > 0.5, unit) & allowed
     if landmarks is None:
         bare &= ~_large_red_parts(chroma, bare, unit)
+        eyes = binary_fill_holes(bare) & ~bare  # with lids, which have the colour of skin
+        bare &= distance_transform_edt(~eyes) > 0.045 * unit if eyes.any() else True
         bare = _tidied(bare, unit)
     if bare.sum() < (0.02 * unit) ** 2 * 40:
         raise NoSkin("no skin found")
@@ -99,7 +107,9 @@ def _largest_crowd(chroma: np.ndarray, brightness: np.ndarray, rough: np.ndarray
     return seed
 
 
-def _colour_likelihood(chroma: np.ndarray, brightness: np.ndarray, seed: np.ndarray, reach: float) -> np.ndarray:
+def _colour_likelihood(
+    chroma: np.ndarray, brightness: np.ndarray, seed: np.ndarray, reach: np.ndarray, shade: np.ndarray
+) -> np.ndarray:
     """[h, w] in [0, 1]: the seed's Gaussian, fitted without its outliers (three rounds of trimming)."""
     samples, kept = chroma[seed], np.ones(int(seed.sum()), bool)
     for _ in range(3):
@@ -108,8 +118,8 @@ def _colour_likelihood(chroma: np.ndarray, brightness: np.ndarray, seed: np.ndar
         distance = _mahalanobis(samples, mean, spread)
         kept = distance <= min(2.5, max(1.0, float(np.quantile(distance, 0.9))))
     level = float(np.median(brightness[seed]))
-    too_dark = (level - brightness) / MAX_SHADE[0]
-    too_bright = (brightness - level) / MAX_SHADE[1]
+    too_dark = (level - brightness) / shade
+    too_bright = (brightness - level) / MAX_SHINE
     distance = _mahalanobis(chroma, mean, spread)
     distance = np.maximum(distance, reach * np.maximum(too_dark, too_bright))
     return 1 / (1 + np.exp(np.clip(4 * (distance - reach), -30, 30)))
@@ -133,7 +143,7 @@ def _tidied(bare: np.ndarray, unit: float) -> np.ndarray:
     if num > 1:
         sizes = np.bincount(parts.ravel())
         sizes[0] = 0
-        bare = (sizes >= 0.06 * sizes.max())[parts]
+        bare = (sizes >= 0.12 * sizes.max())[parts]
     return bare
 
 
