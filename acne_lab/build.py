@@ -124,11 +124,11 @@ def config_dirs(words: list[str]) -> list[Path]:
     return [CONF_DIR, *([Path(own)] if own else [])]
 
 
-def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
+def run_job(config_name: str, function: Callable[[dict], Run | None]) -> None:
     """Run `function` as the Hydra command of a root config: from a resolved config to a run.
 
-    The last line on standard output is the run's path. An error in what the user gave is printed without a
-    traceback and exits with 2.
+    The last line on standard output is the run's path, if it has made one. An error in what the user gave is printed
+    without a traceback and exits with 2.
     """
     # A file, made when a job fails: a launcher may run the members of a sweep in other processes.
     failed = Path(tempfile.gettempdir()) / f"acne-lab-failed-{uuid.uuid4()}"
@@ -136,7 +136,8 @@ def run_job(config_name: str, function: Callable[[dict], Run]) -> None:
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
     def with_config(cfg: DictConfig) -> None:
         try:
-            print(function(resolved(cfg)).path, flush=True)
+            if run := function(resolved(cfg)):  # a dry run leaves none
+                print(run.path, flush=True)
         except (ValueError, OSError) as error:
             if "HYDRA_FULL_ERROR" in os.environ:  # Hydra's own switch for tracebacks
                 raise

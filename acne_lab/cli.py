@@ -5,9 +5,10 @@ import sys
 from difflib import get_close_matches
 
 VERBS = {
-    "prepare": "build an image table: read, check, split (data=toy|folder|acne04)",
+    "prepare": "build an image table: read, check, split (data=toy|folder|acne04|acnegan)",
     "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
     "generate": "sample a data set from GANs (run=... num_images=...), or draw their latent space (mode=walk)",
+    "balance": "fill the rare severities of a table with edits of its photographs (table=... balance=acnedit)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
     "report": "write a study's HTML page and report.md again (study=demo)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",

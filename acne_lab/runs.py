@@ -27,9 +27,11 @@ from acne_lab.processes import SECONDS_BETWEEN_LOOKS, meeting, rank
 # Top-level nodes that say where things lie and how to show them, or name inputs, whose keys are hashed instead.
 NOT_IN_KEY = {"name", "runs_dir", "logger", "callbacks", "num_threads", "num_workers", "batch_size"}
 NOT_IN_KEY |= {"init_from", "run", "test"}
+NOT_IN_KEY |= {"balance", "edit"}  # the rows that they add
 NOT_IN_KEY |= {"allow_unknown_parents"}  # a permission
 DATA_IN_KEY = ("resolution", "fit")  # the rest of `data` is in the table's key
 DEVICES = {"accelerator", "devices", "num_nodes", "strategy"}  # of the trainer: where it runs, not what
+JOURNAL = "journal.jsonl"  # of a run that is made piece by piece: the pieces that are done
 PACKAGES = (
     "torch",
     "torchvision",
@@ -77,7 +79,7 @@ class Run:
             return {"gan": GAN, "grader": GRADER, "refiner": REFINER}[self.config["task"]]
         if self.job == "generate":
             return PICTURES if self.config["mode"] else TABLE
-        return {"prepare": TABLE, "study": STUDY}.get(self.job, self.job)
+        return {"prepare": TABLE, "balance": TABLE, "study": STUDY}.get(self.job, self.job)
 
     @property
     def done(self) -> bool:
@@ -110,7 +112,8 @@ class Run:
 def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
     """Ten hex digits of the config, as far as it determines the result, and of the inputs' keys in order."""
     evaluation = (config.get("callbacks") or {}).get("evaluation")  # it chooses the tick that a run ends with
-    config = {name: node for name, node in config.items() if name not in NOT_IN_KEY}
+    named_inputs = NOT_IN_KEY | ({"table"} if isinstance(config.get("table"), str) else set())  # else a description
+    config = {name: node for name, node in config.items() if name not in named_inputs}
     if evaluation:
         config["evaluation"] = evaluation
     if "data" in config:
@@ -165,8 +168,8 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         write_text(run.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         try:
             yield run
-        except ValueError:  # the user's input is wrong: leave nothing behind but what training had saved
-            if not (run.last_checkpoint or (run.path / "metrics.csv").exists()):
+        except ValueError:  # the user's input is wrong: leave nothing behind but the work of hours
+            if not (run.last_checkpoint or any((run.path / name).exists() for name in ("metrics.csv", JOURNAL))):
                 shutil.rmtree(run.path)
             raise
         finished = datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,10 +11,11 @@ from threading import Thread
 
 
 class FakeFigshare:
-    """One article, 7, with the files of `files`.
+    """One article with some files.
 
     Attributes:
         files: name -> content.
+        article: its number.
         listed: name -> what the list of files says otherwise than the truth, e.g. {"a.zip": {"size": 3}}.
         knows_ranges: whether a part of a file can be asked for.
         breaks_off: how many of the next downloads end after half of what they should send.
@@ -23,8 +24,9 @@ class FakeFigshare:
         requests: (path, Range header) of all requests so far.
     """
 
-    def __init__(self, files: dict[str, bytes]) -> None:
+    def __init__(self, files: dict[str, bytes], *, article: int = 7) -> None:
         self.files = files
+        self.article = article
         self.listed: dict[str, dict] = {}
         self.knows_ranges = True
         self.breaks_off = 0
@@ -63,7 +65,7 @@ def serving(figshare: FakeFigshare) -> Iterator[FakeFigshare]:
             figshare.requests.append((self.path, self.headers.get("Range")))
             if figshare.answers:
                 self.empty(figshare.answers.pop(0))
-            elif match := re.fullmatch(r"/articles/7/files\?page=(\d+)&page_size=(\d+)", self.path):
+            elif match := re.fullmatch(rf"/articles/{figshare.article}/files\?page=(\d+)&page_size=(\d+)", self.path):
                 page, size = map(int, match.groups())
                 content = json.dumps(figshare.entries()[(page - 1) * size : page * size]).encode()
                 self.send(200, content, content)

@@ -24,7 +24,8 @@ class StudyWriter:
         self.classes = classes
         self.question = question or "Does adding generated faces help the grader on faces it has never seen?"
         self.stages: dict[str, dict] = {}
-        self.arms: dict[str, str] = {}
+        self.arms: dict[str, list[str]] = {}
+        self.seeds: list[int] = []
         self.rng = np.random.default_rng(7)
 
     def prepare(self, *, source: str = "toy", counts: dict[str, tuple[int, ...]] = COUNTS) -> None:
@@ -95,9 +96,10 @@ class StudyWriter:
         ]
         self._table(run_dir, rows, {})
 
-    def grader(self, arm: str, *, skill: float, tested: bool = True, inputs: tuple[str, ...] = ("prepare",)) -> None:
-        name = f"grade_{len(self.arms)}"
-        self.arms[arm] = name
+    def grader(self, arm: str, *, skill: float, tested: bool = True, inputs: tuple[str, ...] = ("prepare",)) -> Path:
+        """Another grader of that arm; the first one makes the arm."""
+        name = f"grade_{sum(map(len, self.arms.values()))}"
+        self.arms.setdefault(arm, []).append(name)
         tables = [str(self.runs_dir / self.stages[stage]["run"]) for stage in inputs if stage in self.stages]
         run_dir = self._stage(name, "train", name, seconds=63.2, config={"data": {"tables": tables}}, done=tested)
         epoch = np.arange(15)
@@ -115,13 +117,15 @@ class StudyWriter:
         if tested:
             test = self._test_scores(skill)
             (run_dir / "metrics.json").write_text(json.dumps({"test": test, "val": test, "classes": self.classes}))
+        return run_dir
 
     def write(self) -> Path:
         study_dir = self.runs_dir / "study" / "demo-0123456789abcdef"
-        study_dir.mkdir(parents=True)
+        study_dir.mkdir(parents=True, exist_ok=True)
         about = {
             "name": "demo",
             "seed": 0,
+            "seeds": self.seeds,
             "question": self.question,
             "stages": self.stages,
             "arms": self.arms,

@@ -16,7 +16,7 @@ ALLOWED = {
     "gan": {"ops", "data", "metrics"},
     "edit": {"data", "metrics"},
     "grade": {"data", "metrics"},
-    "report": {"data"},
+    "report": {"data", "metrics"},
 }
 ROOT_FILES = {
     "processes.py": set(),

@@ -11,7 +11,7 @@ from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
-from acne_lab.jobs.study import expand, fill, in_order
+from acne_lab.jobs.study import expand, fill, in_order, stages_of
 from acne_lab.jobs.train import train
 
 
@@ -37,6 +37,7 @@ def test_every_group_is_covered_here():
         "trainer",
         "logger",
         "callbacks",
+        "balance",
         "study",
         "experiment",
     }
@@ -45,17 +46,20 @@ def test_every_group_is_covered_here():
 
 @pytest.mark.parametrize("root", ROOTS)
 def test_roots_compose(root):
-    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN}.get(root, ())
+    needed = {"generate": ("run=x",), "study": ("study=demo",), "train": GAN, "balance": ("table=x",)}.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
 
 @pytest.mark.parametrize("name", options("data"))
 def test_data(name, tmp_path):
-    given = (f"data.root={tmp_path}",) if name in ("folder", "acne04", "table") else ()
+    given = (f"data.root={tmp_path}",) if name in ("folder", "acne04", "acnegan", "table") else ()
     config = composed("train", *GAN, f"data={name}", *given)
     if name == "acne04":  # an empty folder is not a release of ACNE04, and that is said at once
         with pytest.raises(ValueError, match=r"data\.root"):
             build(config["data"]["source"])
+    elif name == "acnegan":
+        with pytest.raises(ValueError, match=r"data\.download=true"):
+            build(config["data"]["source"]).fingerprint()
     elif "source" in config["data"]:
         assert callable(build(config["data"]["source"]).fingerprint)
     for key in ("resolution", "fit", "num_workers", "cache_dir"):
@@ -154,6 +158,20 @@ def test_graders_build_and_grade(name):
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
 
 
+@pytest.mark.parametrize("name", options("balance"))
+def test_ways_of_balancing(name):
+    """Graders and `acne-lab balance` read them alike, and every one takes the common options, so that a sweep can."""
+    given = {"generated": ("balance.run=x",), "supplement": ("balance.root=x",)}.get(name, ())
+    given += (f"balance={name}", "balance.targets={severe: 5}", "balance.seed=3")
+    config = composed("train", *GRADER, *given)
+    node = config["balance"]
+    assert (node["name"], node["seed"], node["targets"]["severe"]) == (name, 3, 5)
+    assert node == composed("balance", "table=x", *given)["balance"]
+    assert config["edit"]["name"] == ("severity_swap" if name == "severity_swap" else "acnedit")
+    assert config["loader"]["balanced"] == node["oversample"] == (name not in ("none", "class_weights"))
+    assert config["model"]["class_weighted"] == node["class_weights"] == (name == "class_weights")
+
+
 @pytest.mark.parametrize("name", options("refiner"))
 def test_refiners_build_and_paint(name):
     config = composed("train", "experiment=refiner", f"refiner={name}")
@@ -193,8 +211,25 @@ def test_loggers(name):
 @pytest.mark.parametrize("name", options("study"))
 def test_studies_name_jobs_that_compose(name):
     given = ("study.ffhq=x.pkl", "study.camera=phone") if name == "ffhq_hierarchy" else ()
+    check_study(name, *given)
+
+
+@pytest.mark.parametrize("size", options("study/size"))
+@pytest.mark.parametrize("name", ["acne04_balancing", "acne04_balancing_swap"])
+def test_sizes_of_studies(name, size):
+    plan = check_study(name, f"study/size={size}")
+    assert len(plan["seeds"]) == 5
+    graders = [node for stage, node in plan["stages"].items() if stage.endswith("_0") and node["job"] == "train"]
+    assert len(graders) == len(plan["arms"])
+    budget = {tuple(o for o in node["overrides"] if "epoch" in o or "batch" in o) for node in graders}
+    assert len(budget) == 1
+
+
+def check_study(name: str, *given: str) -> dict:
+    """Its stages, expanded, compose; its arms are stages. Returns the plan with these stages."""
     plan = composed("study", f"study={name}", *given)["study"]
-    stages = in_order(expand(plan["stages"], ("mild", "very severe")))
+    seeds = plan.get("seeds", ())
+    stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), seeds))
     for stage in stages.values():
         overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
         composed(
@@ -202,7 +237,8 @@ def test_studies_name_jobs_that_compose(name):
             *[text.replace("data='x'", "data=table") for text in overrides],
             *(("data.root=x",) if stage["job"] == "train" else ()),
         )
-    assert set(plan["arms"].values()) <= set(stages)
+    assert all(stages_of(pattern, stages, seeds) for pattern in plan["arms"].values())
+    return {**plan, "stages": stages}
 
 
 @pytest.mark.parametrize("name", options("experiment"))

@@ -52,7 +52,7 @@ class Folder:
         self.root = self.images_root = Path(root).expanduser()
         if not self.root.is_dir():
             raise ValueError(f"data.root={root}: there is no such folder")
-        self.asked_classes = None if classes is None else tuple(classes)
+        self.asked_classes = None if classes is None else tuple(map(str, classes))  # 0, 1, ... may be numbers
         self.bands = None if bands is None else dict(bands)
         if subject_pattern is not None and re.compile(subject_pattern).groups < 1:
             raise ValueError(rf"subject_pattern={subject_pattern} needs a group around the subject, e.g. ^(p\d+)_")

@@ -55,19 +55,8 @@ def write_table(config: dict) -> Run:
             return run
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
-        for half_written in folder.glob("images/*/.seed*"):  # by a process that was killed
-            half_written.unlink(missing_ok=True)
-        generators = {key: load_generator(gan) for key, gan in gans.items()}
         table = planned_rows(plan, config["format"])
-        started, busy = time.perf_counter(), 0.0
-        with (
-            PictureWriter(num_workers=config["num_workers"], max_waiting=2 * config["batch_size"]) as writer,
-            tqdm(total=len(table), unit="img", desc="generate") as bar,
-        ):
-            for gan, severity, _ in plan:
-                rows = table[table["severity"] == severity]
-                busy += draw_missing(generators[gan.key], gan, rows, config, folder, writer, bar)
-        busy_share = busy / (time.perf_counter() - started)
+        busy_share = draw_table(plan, table, config, folder)
         table["sha256"] = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in table["file_name"]]
         table["split"] = split_column(table, val_share=config["val_share"])
         classes = plan[0][0].classes
@@ -148,6 +137,22 @@ def planned_rows(plan: list[tuple[Gan, str, int]], suffix: str) -> pd.DataFrame:
             }
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def draw_table(plan: list[tuple[Gan, str, int]], table: pd.DataFrame, config: dict, folder: Path) -> float:
+    """Draw the planned rows that are not in the folder yet; the share of the time in which a generator was busy."""
+    for half_written in folder.glob("images/*/.*"):  # by a process that was killed
+        half_written.unlink(missing_ok=True)
+    generators = {key: load_generator(gan) for key, gan in {gan.key: gan for gan, _, _ in plan}.items()}
+    started, busy = time.perf_counter(), 0.0
+    with (
+        PictureWriter(num_workers=config["num_workers"], max_waiting=2 * config["batch_size"]) as writer,
+        tqdm(total=len(table), unit="img", desc="generate") as bar,
+    ):
+        for gan, severity, _ in plan:
+            rows = table[table["severity"] == severity]
+            busy += draw_missing(generators[gan.key], gan, rows, config, folder, writer, bar)
+    return busy / (time.perf_counter() - started)
 
 
 def draw_missing(

@@ -16,6 +16,8 @@ def prepare(config: dict) -> Run:
     if "source" not in data:
         raise ValueError(f"{data['root']} is an image table already: use it as data={data['root']}")
     source = build(data["source"])
+    if "download" in data:  # a published set
+        source.fetch(download=data["download"])
     about_table = {name: data[name] for name in ("source", "split", "on_bad")}
     about_run = {"name": data["name"], "runs_dir": config["runs_dir"]}
     about_table["source"] = {name: value for name, value in data["source"].items() if name != "root"}

@@ -1,8 +1,10 @@
 """`acne-lab study study=demo`: run a graph of jobs, each stage once, then compare its arms and write the report.
 
-A stage is a job with overrides; `@stage` in them stands for the run of an earlier stage. Before the first one
-the study prepares its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that
-table. Stages that are done are reused, also those of other studies and of other sweep members.
+A stage is a job with overrides; `@stage` in them stands for the run of an earlier stage, and one that is `like`
+another takes over its job and the overrides that it does not give itself. Before the first one the study prepares
+its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that table, one named `x_{seed}`
+one for each of the study's `seeds`; an arm that names `x_{seed}` holds all of these graders, and the report compares
+the arms' means. Stages that are done are reused, also those of other studies and of other sweep members.
 """
 
 import json
@@ -10,7 +12,9 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable, Sequence
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 from hydra import compose
@@ -19,20 +23,20 @@ from hydra.core.hydra_config import HydraConfig
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.prepare import prepare
+from acne_lab.metrics.statistics import t_interval
 from acne_lab.report.collect import read_study
-from acne_lab.report.page import summary_lines, write_report
+from acne_lab.report.page import write_report
+from acne_lab.report.reading import summary_lines
 from acne_lab.runs import Run, open_run, write_text
 from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
+JOBS = ("train", "generate", "balance", "evaluate")
+FIGURES = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
 
 
 def study(config: dict) -> Run:
     """Run what is missing of the study; return its run, with report.html in it."""
-    from acne_lab.jobs.generate import generate
-    from acne_lab.jobs.train import train
-
-    jobs = {"train": train, "generate": generate}
     runs_dir = Path(config["runs_dir"]).resolve()
     if not config.get("study"):
         raise ValueError("choose a study: study=demo or study=hierarchy")
@@ -44,7 +48,12 @@ def study(config: dict) -> Run:
 
     table_path, records = data_stage(config, runs_dir)
     done = {"table": table_path}
-    stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes))
+    seeds, baseline = plan.get("seeds") or [], plan.get("baseline")
+    if baseline is not None and baseline not in plan["arms"]:
+        raise ValueError(f"study.baseline={baseline} is no arm; there are {', '.join(plan['arms'])}")
+    stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
+    arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in plan["arms"].items()}
+    jobs = {verb: job(verb) for verb in {node["job"] for node in stages.values()}}
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
         overrides += [
@@ -65,24 +74,47 @@ def study(config: dict) -> Run:
     about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
     with open_run(about, job="study", inputs=inputs) as run:
         if not run.done or not all(stage["reused"] for stage in records.values()):
-            arms = {arm: Run(done[stage]).metrics["test"] for arm, stage in plan["arms"].items()}
-            figures = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
-            run.write_metrics({"arms": {arm: {k: test[k] for k in figures} for arm, test in arms.items()}})
+            tests = {arm: [Run(done[stage]).metrics["test"] for stage in names] for arm, names in arms.items()}
+            figures = {arm: summary(each) for arm, each in tests.items()}
+            run.write_metrics({"arms": figures})
             story = {
                 "name": name,
                 "seed": config["seed"],
+                "seeds": seeds,
+                "baseline": baseline,
                 "question": plan["question"],
                 "stages": records,
-                "arms": plan["arms"],
+                "arms": arms,
             }
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
             write_report(run.path, runs_dir)
             logger = run_logger(config, run)
-            log_and_finish(logger, {f"{arm}/{name}": test[name] for arm, test in arms.items() for name in figures})
+            log_and_finish(logger, {f"{arm}/{k}": figures[arm][k] for arm in arms for k in FIGURES})
     for line in summary_lines(read_study(run.path, runs_dir)):
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
     return run
+
+
+def job(verb: str) -> Callable[[dict], Run]:
+    """The function of a verb; a study imports the jobs that it has."""
+    if verb not in JOBS:
+        raise ValueError(f"a stage's job must be {', '.join(JOBS)}, not {verb}")
+    return getattr(import_module(f"acne_lab.jobs.{verb}"), verb)
+
+
+def summary(tests: list[dict]) -> dict:
+    """What metrics.json says of an arm: its figures; of several seeds the means, 95 % intervals and each seed's."""
+    if len(tests) == 1:
+        return {name: tests[0][name] for name in FIGURES}
+    values = {name: [test[name] for test in tests] for name in FIGURES}
+    estimates = {name: t_interval(values[name]) for name in FIGURES[:-1]}
+    return {
+        **{name: estimate.mean for name, estimate in estimates.items()},
+        "num_test": tests[0]["num_test"],
+        "interval": {name: [e.mean - e.half_width, e.mean + e.half_width] for name, e in estimates.items()},
+        "by_seed": values,
+    }
 
 
 def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
@@ -117,18 +149,41 @@ def record(run: Run, runs_dir: Path, overrides: list[str], *, reused: bool) -> d
     }
 
 
-def expand(stages: dict, classes: tuple[str, ...]) -> dict:
-    """Replace each stage whose name holds {severity} by one for each class.
+def likened(stages: dict) -> dict:
+    """The stages with what they take over from the ones that they are `like`; an override of their own wins.
 
-    In any override, `@prefix_{severity}` is the stage of the same class, `{severity:prefix}` becomes
-    `{mild:@prefix_mild,...}`, one run for each class, and `{num_classes}` their number. Stages are named after
-    classes with an underscore for every character that a folder's name should not hold.
+    Raises:
+        ValueError: there is no such stage, or two are like each other.
+    """
+
+    def complete(name: str, seen: tuple[str, ...]) -> dict:
+        node = stages[name]
+        if "like" not in node:
+            return node
+        if node["like"] not in stages or node["like"] in seen:
+            raise ValueError(f"stage {name} is like {node['like']}: name another one of {', '.join(stages)}")
+        model = complete(node["like"], (*seen, node["like"]))
+        overrides = {text.partition("=")[0]: text for text in [*model["overrides"], *node.get("overrides", [])]}
+        return {"job": model["job"], "overrides": list(overrides.values())}
+
+    return {name: complete(name, (name,)) for name in stages}
+
+
+def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) -> dict:
+    """Replace each stage whose name holds {severity} by one for each class, and {seed} by one for each seed.
+
+    In the overrides of a stage with seeds, `{seed}` is the stage's own, also in `@x_{seed}`. In any override,
+    `@prefix_{severity}` is the stage of the same class, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`, one
+    run for each class, and `{num_classes}` their number. Stages are named after classes with an underscore for every
+    character that a folder's name should not hold.
     """
     suffixes = {severity: re.sub(r"\W", "_", severity) for severity in classes}
     if len(set(suffixes.values())) < len(classes):
         raise ValueError(f"the classes {', '.join(classes)} differ in punctuation only: rename one of them")
+    if any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"study.seeds must be different whole numbers from 0, e.g. [0,1,2,3,4], not {list(seeds)}")
     result = {}
-    for name, node in stages.items():
+    for name, node in _for_each_seed(likened(stages), seeds).items():
         for severity in classes if "{severity}" in name else [None]:
             overrides = [_all_severities(text, suffixes) for text in node["overrides"]]
             overrides = [
@@ -139,6 +194,31 @@ def expand(stages: dict, classes: tuple[str, ...]) -> dict:
             stage = name.replace("{severity}", suffixes.get(severity, ""))
             result[stage] = {"job": node["job"], "overrides": overrides}
     return result
+
+
+def _for_each_seed(stages: dict, seeds: Sequence[int]) -> dict:
+    result = {}
+    for name, node in stages.items():
+        if "{seed}" not in name and any("{seed}" in text for text in node["overrides"]):
+            raise ValueError(f"stage {name} has {{seed}} in its overrides: put it into the name too, {name}_{{seed}}")
+        if "{seed}" in name and not seeds:
+            raise ValueError(f"stage {name} is one for each seed: give study.seeds, e.g. [0,1,2,3,4]")
+        for seed in seeds if "{seed}" in name else [None]:
+            overrides = [text.replace("{seed}", str(seed)) for text in node["overrides"]]
+            result[name.replace("{seed}", str(seed))] = {"job": node["job"], "overrides": overrides}
+    return result
+
+
+def stages_of(pattern: str, stages: dict, seeds: Sequence[int]) -> list[str]:
+    """The stages that an arm holds: the one it names, or `x_{seed}` of every seed.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    names = [pattern.replace("{seed}", str(seed)) for seed in seeds] if "{seed}" in pattern else [pattern]
+    if unknown := [name for name in names if name not in stages]:
+        raise ValueError(f"an arm names {', '.join(unknown)}; the stages are {', '.join(stages)}")
+    return names
 
 
 def in_order(stages: dict) -> dict:

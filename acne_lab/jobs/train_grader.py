@@ -11,6 +11,7 @@ from acne_lab.data.lineage import Lineage, check_table, leaked_rows, require_uns
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
 from acne_lab.grade.module import Grader
+from acne_lab.jobs.balance import added_rows
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.grading import grading_report
@@ -19,7 +20,10 @@ from acne_lab.tracking import finish, log_grading
 
 
 def train_grader(config: dict) -> Run:
-    """Train a grader on the table's training rows; test it once on the test rows of `test` or of the table itself."""
+    """Train a grader on the table's training rows and those that `balance` adds; test it once.
+
+    The test rows are those of `test`, or of the table itself.
+    """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
     table = table_of(config)
@@ -36,17 +40,24 @@ def train_grader(config: dict) -> Run:
     for each in (table, test_table):
         check_table(each)
     lineage = Lineage.merged(*map(Lineage.of, (train_rows, val_rows)))  # the best epoch was chosen on the second
-    unknown = config["allow_unknown_parents"]
-    require_unseen(test_rows, lineage, table=test_table, allow_unknown_parents=unknown, what="this grader")
+    about = {"table": test_table, "allow_unknown_parents": config["allow_unknown_parents"], "what": "this grader"}
+    require_unseen(test_rows, lineage, **about)  # before images are made for it
+    inputs, parts = [table.key, test_table.key], [train_rows]
+    if (added := added_rows(config, table)) is not None:
+        only_added = config["balance"]["only"]
+        inputs.append(f"{'only' if only_added else 'and'} {added.key}")
+        parts = [added] if only_added else [train_rows, added]
+        lineage = Lineage.merged(*map(Lineage.of, (*parts, val_rows)))
+        require_unseen(test_rows, lineage, **about)
 
-    with open_run(config, job="train", inputs=[table.key, test_table.key]) as run:
+    with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)
         if run.done:
             return run
         start_job(config)
         model = build(config["model"], classes=table.classes)
         data = GraderData(
-            train=[(train_rows, packed(train_rows, config))],
+            train=[(part, packed(part, config)) for part in parts],
             val=(val_rows, packed(val_rows, config)),
             test=(test_rows, packed(test_rows, config)),
             augment=build(config["grader_augment"]) if config["grader_augment"] else None,
@@ -76,11 +87,11 @@ def train_grader(config: dict) -> Run:
             log_grading(logger, report["test"], predictions, report["classes"])
         finally:
             finish(logger)
-        sources = train_rows.rows["source"].value_counts().to_dict()
+        sources = pd.concat([part.rows["source"] for part in parts]).value_counts().to_dict()
         run.write_metrics(
             {
                 **report,
-                "train": {"num_images": len(train_rows), "sources": sources},
+                "train": {"num_images": sum(map(len, parts)), "sources": sources},
                 "lineage": about_lineage(lineage, test_rows, test_table),
             }
         )

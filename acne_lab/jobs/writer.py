@@ -3,17 +3,16 @@
 A file is whole or absent, whatever is killed and when. This module is all that those processes load: no torch.
 """
 
-import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
 
 from PIL import Image
+
+from acne_lab.jobs.pool import start_workers
 
 FORMATS = {  # what Pillow is told for each suffix
     "png": {"format": "PNG", "compress_level": 1},
@@ -34,15 +33,7 @@ class PictureWriter:
         self.waiting: deque[Future] = deque()
 
     def __enter__(self) -> "PictureWriter":
-        # spawn: a forked process would hold copies of the network's threads' locks, in whatever state they were.
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.num_workers, context, initializer=_end_with_parent)
-        # They start with their first task. Ctrl-C reaches every process of a terminal: it is for this one alone.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self.waiting += [self.pool.submit(os.getpid) for _ in range(self.num_workers)]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self.pool = start_workers(self.num_workers)
         return self
 
     def put(self, path: Path, picture: Image.Image) -> None:
@@ -87,9 +78,3 @@ def write_picture(path: Path, picture: Image.Image) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written ({error}): make room and repeat the command, it goes on") from error
-
-
-def _end_with_parent() -> None:
-    """Let this process end when its parent does, also when that was killed."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from acne_lab.data.table import ImageTable
+from acne_lab.metrics.statistics import Estimate, t_interval
 
 # A slash that begins a word and another one after it: /home/ann/photos/1.jpg, not loss/G, not https://host/page.
 _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w./~…-]))/(?:[^\s/'\",:;()\[\]{}]+/)+([^\s/'\",:;()\[\]{}]*)")
@@ -22,27 +24,61 @@ _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w./~…-]))/(?:[^\s/'\",:;()\[\]{
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train the grader, and what its test split said.
+    """One way to train the grader, and what the test split said of it: of one grader, or of one for each seed.
 
     Args:
         name: as the study calls it.
-        stage: name of the stage that trained and tested the grader.
-        test: `metrics.json["test"]` of that stage: accuracy, balanced_accuracy, macro_f1 in [0, 1], num_test,
+        stages: names of the stages that trained and tested its graders, in the order of the seeds.
+        tests: `metrics.json["test"]` of each: accuracy, balanced_accuracy, macro_f1 in [0, 1], num_test,
             recall {class: value or None}, confusion [[int]] with rows = truth. {} while it is not tested.
         train: `metrics.json["train"]`: num_images and sources {source: count}. {} if it was not noted.
+        lineage: `metrics.json["lineage"]`: known, protocol, leaked_share. {} if it was not noted.
         classes: severities from mild to very severe, the order of `confusion`.
     """
 
     name: str
-    stage: str
-    test: dict
+    stages: tuple[str, ...]
+    tests: tuple[dict, ...]
     train: dict
+    lineage: dict
     classes: tuple[str, ...]
+
+    @cached_property
+    def test(self) -> dict:
+        """What its tests say together: shares are means over the graders, the confusion is their sum."""
+        tested = [test for test in self.tests if test]
+        if len(tested) < 2:
+            return tested[0] if tested else {}
+        together = {
+            name: float(np.mean([test[name] for test in tested]))
+            for name in ("balanced_accuracy", "accuracy", "macro_f1")
+            if all(name in test for test in tested)
+        }
+        if all("recall" in test for test in tested):
+            recalls = {name: [test["recall"].get(name) for test in tested] for name in tested[0]["recall"]}
+            together["recall"] = {
+                name: None if None in values else float(np.mean(values)) for name, values in recalls.items()
+            }
+        if all("confusion" in test for test in tested):
+            together["confusion"] = np.sum([test["confusion"] for test in tested], axis=0).tolist()
+        return {"num_test": tested[0].get("num_test"), **together}
+
+    def estimate(self, figure: str) -> Estimate | None:
+        """Mean of a figure over the graders that have it, with the 95 % interval; None where none has."""
+        values = [test[figure] for test in self.tests if figure in test]
+        return t_interval(values) if values else None
+
+    def difference(self, other: "Arm", figure: str) -> Estimate | None:
+        """Mean of its figure minus the other's, seed by seed; None where they share no seed."""
+        pairs = zip(self.tests, other.tests)
+        values = [mine[figure] - theirs[figure] for mine, theirs in pairs if figure in mine and figure in theirs]
+        return t_interval(values) if values else None
 
     @property
     def num_per_class(self) -> dict[str, int]:
         """Test images of each severity; {} where the arm has no confusion matrix."""
-        return {name: sum(row) for name, row in zip(self.classes, self.test.get("confusion", []))}
+        confusion = next((test["confusion"] for test in self.tests if "confusion" in test), [])
+        return {name: sum(row) for name, row in zip(self.classes, confusion)}
 
     @property
     def commonest_share(self) -> float | None:
@@ -108,7 +144,9 @@ class Study:
     Args:
         name: as in conf/study.
         question: what it asks, in one sentence.
-        seed: the one seed of all its stages; None if study.json does not say.
+        seed: of all stages that are not one for each seed; None if study.json does not say.
+        seeds: those that its arms were repeated with; () for a study of one seed.
+        baseline: name of the arm that the others are compared with, the first one if study.json does not say.
         run: the study's own folder, relative to the folder that holds runs/, for people to find it.
         stages: in the order in which they run.
         arms: in the study's order, which is not a ranking.
@@ -117,6 +155,8 @@ class Study:
     name: str
     question: str
     seed: int | None
+    seeds: tuple[int, ...]
+    baseline: str
     run: str
     stages: tuple[Stage, ...]
     arms: tuple[Arm, ...]
@@ -179,13 +219,15 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
     about = json.loads((study_dir / "study.json").read_text(encoding="utf-8"))
     stages = tuple(_read_stage(name, entry, runs_dir) for name, entry in about["stages"].items())
     reported = _read_json(study_dir / "metrics.json").get("arms", {})
-    arms = tuple(_read_arm(name, stage, stages, reported.get(name, {})) for name, stage in about["arms"].items())
+    arms = tuple(_read_arm(name, names, stages, reported.get(name, {})) for name, names in about["arms"].items())
     study_dir, runs_dir = study_dir.resolve(), runs_dir.resolve()
     inside = study_dir.is_relative_to(runs_dir)
     return Study(
         name=about["name"],
         question=about.get("question") or about["name"],
         seed=about.get("seed"),
+        seeds=tuple(about.get("seeds", ())),
+        baseline=about.get("baseline") or next(iter(about["arms"]), ""),
         run=f"{runs_dir.name}/{study_dir.relative_to(runs_dir).as_posix()}" if inside else study_dir.name,
         stages=stages,
         arms=arms,
@@ -233,16 +275,21 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
     )
 
 
-def _read_arm(name: str, stage_name: str, stages: tuple[Stage, ...], reported: dict) -> Arm:
-    """The grader's own metrics.json, or what the study noted of it if the grader's run has been removed."""
-    stage = next((stage for stage in stages if stage.name == stage_name), None)
-    metrics = stage.metrics if stage is not None else {}
+def _read_arm(name: str, names: str | list[str], stages: tuple[Stage, ...], reported: dict) -> Arm:
+    """The graders' own metrics.json, or what the study noted of those whose runs have been removed."""
+    names = [names] if isinstance(names, str) else names
+    by_name = {stage.name: stage.metrics for stage in stages}
+    metrics = [by_name.get(stage, {}) for stage in names]
+    by_seed = reported.get("by_seed", {key: [value] for key, value in reported.items()})
+    noted = [{key: values[i] for key, values in by_seed.items()} for i in range(len(names))]
+    known = next((each for each in metrics if each), {})
     return Arm(
         name=name,
-        stage=stage_name,
-        test={**reported, **metrics.get("test", {})},
-        train=metrics.get("train", {}),
-        classes=tuple(metrics.get("classes", ())),
+        stages=tuple(names),
+        tests=tuple({**of_study, **of_run.get("test", {})} for of_study, of_run in zip(noted, metrics, strict=True)),
+        train=known.get("train", {}),
+        lineage=known.get("lineage", {}),
+        classes=tuple(known.get("classes", ())),
     )
 
 

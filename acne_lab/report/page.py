@@ -3,7 +3,7 @@
 Both are filled from the same facts. The page has no script and asks for nothing over the network, so it can
 be mailed, printed and opened on a hospital computer. Everything that comes from a file is escaped.
 
-The page decides nothing: no test, no interval, no ranking. With one seed there is nothing to decide.
+What the figures mean, and whether arms can be told apart, is `reading`'s.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from acne_lab.report.parts import (
     Picture,
     as_drawing,
     counted,
-    duration,
     html_templates,
     markdown_templates,
     replace_text,
@@ -35,6 +34,7 @@ from acne_lab.report.parts import (
     slug,
     thumbnails,
 )
+from acne_lab.report.reading import baseline, differences, estimated, known, reading, shared_subjects, summary_lines
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
@@ -81,100 +81,22 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
     return study_dir / "report.html"
 
 
-def summary_lines(study: Study) -> list[str]:
-    """What the study job prints and the page begins with: at most five lines."""
-    tested = [arm for arm in study.arms if arm.test]
-    lines = [
-        f"{study.name}: {counted(len(study.arms), 'arm')}, "
-        f"{counted(len(study.classes), 'severity', 'severities')}, seed {_known(study.seed)}"
-    ]
-    if tested:
-        one_test_set = len({arm.test.get("num_test") for arm in tested}) == 1
-        where = f" on {_known(tested[0].test.get('num_test'))} test images" if one_test_set else ""
-        scores = [
-            f"{arm.name} {score(arm.test.get('balanced_accuracy'))}"
-            + ("" if one_test_set else f" on {_known(arm.test.get('num_test'))}")
-            for arm in tested
-        ]
-        chance = f" (chance {score(1 / len(study.classes))})" if study.classes else ""
-        lines.append(f"balanced accuracy{where}{chance}: {', '.join(scores)}")
-    missing = [arm.name for arm in study.arms if not arm.test]
-    if missing:
-        lines.append(f"{NOT_RUN}: {', '.join(missing)}")
-    lines.append(_stages_line(study.stages))
-    lines.append(f"report: {study.run}/report.html")
-    return lines
-
-
-def reading(study: Study) -> list[str]:
-    """What the numbers say in plain words, and what they cannot say."""
-    tested = [arm for arm in study.arms if arm.test.get("balanced_accuracy") is not None]
-    said = []
-    if len(tested) > 1:
-        ranked = sorted(tested, key=lambda arm: arm.test["balanced_accuracy"], reverse=True)
-        top, second, last = ranked[0], ranked[1], ranked[-1]
-        gap = top.test["balanced_accuracy"] - second.test["balanced_accuracy"]
-        said.append(
-            f"Highest balanced accuracy: “{top.name}” ({score(top.test['balanced_accuracy'])}), "
-            f"{100 * gap:.1f} points above “{second.name}”"
-            + (f"; lowest: “{last.name}” ({score(last.test['balanced_accuracy'])})." if last is not second else ".")
-        )
-    if study.classes:
-        chance = 1 / len(study.classes)
-        low = [arm.name for arm in tested if arm.test["balanced_accuracy"] <= chance]
-        if low:
-            said.append(f"At or below chance ({score(chance)}), so learned nothing of use: {_quoted(low)}.")
-    missing = [arm.name for arm in study.arms if arm not in tested]
-    if missing:
-        said.append(f"Not run or not finished: {_quoted(missing)}. The comparison is incomplete.")
-    said.append(
-        f"This is one seed ({_known(study.seed)}). Two runs of the same arm with different seeds often "
-        "differ as much as two arms do, so one seed is no evidence for or against an arm: repeat with at "
-        "least five, and compare in pairs, with intervals."
-    )
-    said += _grain(tested)
-    learned = [arm.train["num_images"] for arm in tested if "num_images" in arm.train]
-    if len(set(learned)) > 1:
-        said.append(
-            f"The arms learned from different numbers of images ({min(learned):,} to {max(learned):,}), "
-            "so what the images are and how many there are cannot be told apart."
-        )
-    sizes = {arm.test.get("num_test") for arm in tested}
-    if len(sizes) > 1:
-        said.append("The arms were tested on different numbers of images, so their scores do not compare.")
-    if study.real is not None and (shared := _shared_subjects(study.real.table.rows)):
-        said.append(
-            f"{counted(shared, 'subject')} lie in more than one split: the grader has met people of its test "
-            "set, and its scores are too high."
-        )
-    if study.uses_toy_images:
-        said.append(
-            "The faces are toy images drawn by code. The study shows that the pipeline works from end to "
-            "end; it says nothing about acne."
-        )
-    if study.synthetic:
-        said.append(
-            "Synthetic does not mean anonymous: a generator trained on some hundred images can repeat them. "
-            "This report has no measurement of that."
-        )
-    said.append("Research software, not a medical device: no number here may guide the care of a patient.")
-    return said
-
-
 # -------------------------------------------------------------------------------- the facts
 
 
 def _facts(study: Study, runs_dir: Path) -> dict:
     """Everything either template may name. A list without content means a section without a heading."""
-    arm_of = {arm.stage: arm.name for arm in study.arms}
-    curves = {arm_of.get(stage.name, stage.name): stage.curves for stage in study.graders if stage.curves is not None}
+    curves = _grader_curves(study)
     return {
         "study": study,
         "summary": summary_lines(study),
         "arms": [_arm_row(study, arm) for arm in study.arms],
         "chance": 1 / len(study.classes) if study.classes else None,
         "commonest": next((arm.commonest_share for arm in study.arms if arm.commonest_share), None),
+        "baseline": base.name if (base := baseline(study)) else None,
         "arms_drawing": _arms_drawing(study),
+        "differences_drawing": _differences_drawing(study),
+        "one_test_set": len({arm.test["num_test"] for arm in study.arms if "num_test" in arm.test}) == 1,
         "reading": reading(study),
         "data": _data(study),
         "contact": _contact(study),
@@ -195,10 +117,11 @@ def _arm_row(study: Study, arm: Arm) -> dict:
     return {
         "name": arm.name,
         "tested": bool(arm.test),
-        "balanced_accuracy": score(arm.test.get("balanced_accuracy")),
+        "balanced_accuracy": estimated(arm.estimate("balanced_accuracy")),
+        "difference": _difference(study, arm),
         "accuracy": score(arm.test.get("accuracy")),
         "macro_f1": score(arm.test.get("macro_f1")),
-        "num_test": _known(arm.test.get("num_test")),
+        "num_test": known(arm.test.get("num_test")),
         "recall": [_recall(arm, name) for name in study.classes],
         "train_set": _train_set(study, arm),
     }
@@ -218,7 +141,7 @@ def _train_set(study: Study, arm: Arm) -> str:
     """
     if arm.train:
         return _by_source(arm.train["sources"]) if "sources" in arm.train else counted(arm.train["num_images"], "image")
-    stage = study.named(arm.stage)
+    stage = study.named(arm.stages[0])
     tables = [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
     if not tables:
         return NOT_RUN
@@ -235,9 +158,48 @@ def _arms_drawing(study: Study) -> Drawing | None:
         balanced_accuracy=[arm.test["balanced_accuracy"] for arm in tested],
         recall=[arm.test.get("recall", {}) for arm in tested],
         classes=study.classes,
+        by_seed=[[test["balanced_accuracy"] for test in arm.tests if test] for arm in tested],
+        half_widths=[arm.estimate("balanced_accuracy").half_width for arm in tested],
     )
-    words = "; ".join(f"{arm.name} {score(arm.test['balanced_accuracy'])}" for arm in tested)
+    words = "; ".join(f"{arm.name} {estimated(arm.estimate('balanced_accuracy'))}" for arm in tested)
     return as_drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
+
+
+def _difference(study: Study, arm: Arm) -> str:
+    estimate = differences(study).get(arm.name)
+    return f"{100 * estimate.mean:+.1f} ± {100 * estimate.half_width:.1f}" if estimate else ""
+
+
+def _differences_drawing(study: Study) -> Drawing | None:
+    found, base = differences(study), baseline(study)
+    if not found:
+        return None
+    pairs = {arm.name: zip(arm.tests, base.tests) for arm in study.arms}
+    figure = plots.differences_figure(
+        list(found),
+        means=[100 * estimate.mean for estimate in found.values()],
+        by_seed=[
+            [100 * (a["balanced_accuracy"] - b["balanced_accuracy"]) for a, b in pairs[name] if a and b]
+            for name in found
+        ],
+        half_widths=[100 * estimate.half_width for estimate in found.values()],
+        label=f"points of balanced accuracy above “{base.name}”, seed by seed",
+    )
+    words = "; ".join(f"{arm.name} {_difference(study, arm)}" for arm in study.arms if arm.name in found)
+    return as_drawing(figure, "differences", f"Points of balanced accuracy above {base.name}: {words}")
+
+
+def _grader_curves(study: Study) -> dict[str, pd.DataFrame]:
+    """Training curves by the name of the arm, the mean over its seeds; those of other graders by their stage."""
+    frames = {stage.name: stage.curves for stage in study.graders if stage.curves is not None}
+    arm_of = {stage: arm.name for arm in study.arms for stage in arm.stages}
+    by_name: dict[str, list[pd.DataFrame]] = {}
+    for stage, frame in frames.items():
+        by_name.setdefault(arm_of.get(stage, stage), []).append(frame)
+    return {
+        name: same[0] if len(same) == 1 else pd.concat(same).groupby("epoch", as_index=False).mean()
+        for name, same in by_name.items()
+    }
 
 
 def _data(study: Study) -> dict | None:
@@ -264,7 +226,7 @@ def _data(study: Study) -> dict | None:
         "num_images": len(table),
         "subjects": list(subjects.values()),
         "num_subjects": table.rows["subject"].nunique(),
-        "shared": _shared_subjects(table.rows),
+        "shared": shared_subjects(table.rows),
         "made": made,
         "report": json.dumps(table.report, indent=2, ensure_ascii=False) if table.report else "",
     }
@@ -446,7 +408,8 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
         (folder / f"{name}.{suffix}").write_bytes(data)
         files[name] = f"report_files/{name}.{suffix}"
 
-    drawings = [facts["arms_drawing"], facts["graders_drawing"], *(gan["drawing"] for gan in facts["gans"])]
+    drawings = [facts[f"{name}_drawing"] for name in ("arms", "differences", "graders")]
+    drawings += [*(gan["drawing"] for gan in facts["gans"])]
     for drawing in drawings:
         if drawing is not None:
             write(drawing.name, "png", drawing.png)
@@ -467,41 +430,8 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
 # -------------------------------------------------------------------------------- words
 
 
-def _stages_line(stages: Sequence[Stage]) -> str:
-    reused = [stage for stage in stages if stage.reused]
-    run = [stage for stage in stages if stage.state == "done" and not stage.reused]
-    rest = len(stages) - len(reused) - len(run)
-    words = [
-        f"{len(run)} run in {duration(sum(stage.seconds or 0 for stage in run))}",
-        f"{len(reused)} reused",
-    ]
-    if rest:
-        words.append(f"{rest} unfinished or not run")
-    return f"{counted(len(stages), 'stage')}: {', '.join(words)}"
-
-
-def _grain(tested: Sequence[Arm]) -> list[str]:
-    """How much one test image weighs: the finest difference this test set can show."""
-    counts = next((arm.num_per_class for arm in tested if arm.num_per_class), {})
-    counts = {name: number for name, number in counts.items() if number}
-    if not counts:
-        return []
-    rarest = min(counts, key=counts.__getitem__)
-    weight = 100 / counts[rarest]
-    return [
-        f"The rarest severity of the test set, “{rarest}”, has {counted(counts[rarest], 'image')}: each of "
-        f"them moves its recall by {weight:.1f} points and balanced accuracy by {weight / len(counts):.1f}."
-    ]
-
-
 def _by_source(counts: dict[str, int]) -> str:
     return " + ".join(f"{number:,} {source}" for source, number in counts.items())
-
-
-def _shared_subjects(rows: pd.DataFrame) -> int:
-    """Number of subjects with images in more than one split."""
-    known = rows[rows["subject"] != ""]
-    return int((known.groupby("subject")["split"].nunique() > 1).sum())
 
 
 def _source_name(rows: pd.DataFrame) -> str:
@@ -511,14 +441,6 @@ def _source_name(rows: pd.DataFrame) -> str:
 def _tick_name(path: Path) -> str:
     digits = re.sub(r"\D", "", path.stem)
     return f"tick {int(digits)}" if digits else path.stem
-
-
-def _known(value: object) -> str:
-    return NOT_RUN if value is None else str(value)
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"“{name}”" for name in names)
 
 
 def _flat(facts: dict, prefix: str = "") -> Iterable[tuple[str, str]]:

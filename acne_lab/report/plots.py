@@ -95,8 +95,14 @@ def arms_figure(
     balanced_accuracy: Sequence[float],
     recall: Sequence[Mapping[str, float | None]],
     classes: Sequence[str],
+    by_seed: Sequence[Sequence[float]] = (),
+    half_widths: Sequence[float | None] = (),
 ) -> Figure:
-    """Balanced accuracy of each arm, in [0, 1], beside the recalls it is the mean of. First arm on top."""
+    """Balanced accuracy of each arm, in [0, 1], beside the recalls it is the mean of. First arm on top.
+
+    Of several seeds, `balanced_accuracy` and `recall` are means, `by_seed` the value of each seed, drawn as a dot, and
+    `half_widths` the intervals, drawn as a line.
+    """
     with rc_context({**_STYLE, "axes.grid.axis": "x"}):
         figure, (axes,) = _grid(rows=1, columns=1, height=0.75 + 0.44 * len(arms))
         heights = np.arange(len(arms))[::-1]
@@ -104,6 +110,7 @@ def arms_figure(
         for name, colour, shift in zip(classes, ramp(len(classes)), shifts):
             values = [np.nan if row.get(name) is None else row[name] for row in recall]
             axes.plot(values, heights + shift, "o", color=colour, markersize=5, label=f"recall {_plain(name)}")
+        _seeds_and_intervals(axes, heights, balanced_accuracy, by_seed, half_widths)
         axes.plot(
             balanced_accuracy,
             heights,
@@ -121,6 +128,46 @@ def arms_figure(
         axes.tick_params(axis="y", labelcolor=INK)
         _legend_below(figure, axes, columns=len(classes) + 2)
         return figure
+
+
+def differences_figure(
+    arms: Sequence[str],
+    *,
+    means: Sequence[float],
+    by_seed: Sequence[Sequence[float]],
+    half_widths: Sequence[float | None],
+    label: str,
+) -> Figure:
+    """Differences to one arm, in points: of every seed, their mean and its interval. First arm on top."""
+    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
+        figure, (axes,) = _grid(rows=1, columns=1, height=0.9 + 0.3 * len(arms))
+        heights = np.arange(len(arms))[::-1]
+        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        _seeds_and_intervals(axes, heights, means, by_seed, half_widths)
+        axes.plot(means, heights, "|", color=INK, markersize=13, markeredgewidth=2.4, label="mean")
+        axes.set(ylim=(-0.6, len(arms) - 0.4), xlabel=label)
+        axes.set_yticks(heights, [_plain(name) for name in arms])
+        axes.tick_params(axis="y", labelcolor=INK)
+        _legend_below(figure, axes, columns=3)
+        return figure
+
+
+def _seeds_and_intervals(
+    axes: Axes,
+    heights: np.ndarray,
+    means: Sequence[float],
+    by_seed: Sequence[Sequence[float]],
+    half_widths: Sequence[float | None],
+) -> None:
+    known = [(m, y, half) for m, y, half in zip(means, heights, half_widths) if half is not None]
+    if known:
+        means, heights_of_known, halves = zip(*known)
+        axes.errorbar(
+            means, heights_of_known, xerr=halves, fmt="none", ecolor=MUTED, elinewidth=1.6, label="95 % interval"
+        )
+    dots = [(value, y) for values, y in zip(by_seed, heights) for value in values if len(values) > 1]
+    if dots:
+        axes.plot(*zip(*dots), "o", color=SERIES[0], markersize=4, markeredgewidth=0, label="one seed", zorder=3)
 
 
 def gan_figure(curves: pd.DataFrame) -> Figure | None:

@@ -99,6 +99,27 @@ def test_asked_classes_set_the_order_and_ignore_case_spaces_and_hyphens(classes,
     assert "folders that are no asked class were left out: mild" in table.report["notes"]
 
 
+@pytest.mark.parametrize(
+    ("names", "asked", "classes"),
+    [
+        (("0", "1", "2", "3"), None, ("0", "1", "2", "3")),
+        (("0", "1", "2", "3"), [0, 1, 2, 3], ("0", "1", "2", "3")),  # as YAML reads them
+        (("Level 1", "Level 2", "Level 3"), None, ("level_1", "level_2", "level_3")),
+        (("acne0_1024", "acne1_1024"), ["acne0_1024", "acne1_1024"], ("acne0_1024", "acne1_1024")),
+        (("Clear", "Almost Clear", "Mild"), ["clear", "almost_clear", "mild"], ("clear", "almost_clear", "mild")),
+    ],
+)
+def test_levels_by_any_name(tmp_path, photo, names, asked, classes):
+    for level, name in enumerate(names):
+        for index in range(2):
+            photo(tmp_path / name / f"level{level}_{index}.jpg", seed=2 * level + index)
+    source = Folder(root=str(tmp_path), classes=asked)
+    rows = source.collect(tmp_path / "scratch", 1).rows
+    assert source.classes == classes
+    levels = rows["file_name"].str.extract(r"level(\d)")[0].astype(int)
+    assert [classes[level] for level in levels] == rows["severity"].tolist()
+
+
 def test_nested_hidden_and_foreign_files(classes, photo):
     photo(classes / "photos" / "mild" / "clinic" / "deep.PNG", 50)
     photo(classes / "photos" / "mild" / "._p0_0.png", 51)

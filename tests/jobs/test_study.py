@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.report import newest_study
-from acne_lab.jobs.study import expand, fill, in_order
+from acne_lab.jobs.study import expand, fill, in_order, job, likened, stages_of, summary
 
 ROOT = Path(__file__).parents[2]
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
@@ -38,8 +40,6 @@ def tiny_plan() -> str:
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """Runs `acne-lab study study=tiny OVERRIDES` in a folder of its own and returns its output lines."""
-    import yaml
-
     folder = tmp_path_factory.mktemp("study")
     (folder / "conf" / "study").mkdir(parents=True)
     text = "# @package study\n" + yaml.safe_dump({**tiny_plan(), "name": "tiny"}, sort_keys=False)
@@ -124,6 +124,54 @@ def test_on_real_photographs(command):
     assert (path / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_the_balancing_study_on_the_smallest_data(tmp_path):
+    """All arms of conf/study/acne04_balancing.yaml with two seeds; edits are red dots, so that any face will do."""
+    plan = composed("study", "study=acne04_balancing")["study"]
+    grader = ["data.resolution=32", "loader.epoch_size=16", *TINY_GRADER]
+    extra = {"gan_{severity}": [*GAN_OVERRIDES, "data.resolution=32", "init_from=null"], "augmented_{seed}": grader}
+    for name, stage in plan["stages"].items():
+        overrides = [*stage.get("overrides", []), *extra.get(name, [])]
+        stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace("budget=800", "budget=32") for text in overrides]
+        if "balance=acnedit" in overrides:
+            stage["overrides"].append("edit=dots")
+    for group, name, node in (
+        ("study", "tiny", plan | {"name": "tiny", "seeds": [0, 1]}),
+        ("edit", "dots", {"name": "dots", "editor": {"_target_": "fake_editor.DotEditor"}}),
+    ):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        text = f"# @package {group}\n{yaml.safe_dump(node, sort_keys=False)}"
+        (tmp_path / "conf" / group / f"{name}.yaml").write_text(text)
+    words = [sys.executable, "-m", "acne_lab.jobs", "study", "--config-dir", "conf", "study=tiny", *TOY]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    path, story = study_of(done.stdout.splitlines(), tmp_path)
+    runs = tmp_path / "runs"
+    metrics = {
+        name: json.loads((runs / stage["run"] / "metrics.json").read_text()) for name, stage in story["stages"].items()
+    }
+    num_train = metrics["augmented_0"]["train"]["num_images"]
+    expected = {
+        "real": {"toy": num_train},
+        "oversampled": {"toy": num_train},
+        "edited": {"toy": num_train, "edited": 4},
+        "generated": {"toy": num_train, "generated": 4},
+        "permuted": {"toy": num_train, "generated": 4},
+        "generated_only": {"generated": 32},
+    }
+    for arm, sources in expected.items():
+        assert metrics[f"{arm}_0"]["train"]["sources"] == metrics[f"{arm}_1"]["train"]["sources"] == sources
+    assert all(metrics[stage]["lineage"]["known"] for stages in story["arms"].values() for stage in stages)
+    for arm in ("edited", "generated"):  # the graders took the set that the stage before them had made
+        assert len(list((runs / "balance").glob(f"{arm}*"))) == 1
+    assert len(list((runs / "balance").glob("*/DONE"))) == 3
+    arms = json.loads((path / "metrics.json").read_text())["arms"]
+    assert all(len(figures["by_seed"]["accuracy"]) == 2 for figures in arms.values())
+    assert (path / "report.html").stat().st_size > 10_000
+
+
 def test_stage_names_and_references():
     stages = {
         "g_{severity}": {"job": "train", "overrides": ["x={severity}"]},
@@ -138,6 +186,68 @@ def test_stage_names_and_references():
         {"h_{severity}": {"job": "train", "overrides": ["from=@g_{severity}", "n={num_classes}"]}}, ("a b", "c")
     )
     assert deeper["h_a_b"]["overrides"] == ["from=@g_a_b", "n=2"]
+
+
+def test_a_stage_of_seeds_is_one_for_each_and_an_arm_holds_them_all():
+    stages = {
+        "shared": {"job": "train", "overrides": ["seed=7"]},
+        "gan_{seed}_{severity}": {"job": "train", "overrides": ["from=@shared", "seed={seed}"]},
+        "all_{seed}": {"job": "generate", "overrides": ["run={severity:gan_{seed}}"]},
+        "grade_{seed}": {"job": "train", "overrides": ["data=@all_{seed}", "seed={seed}"]},
+    }
+    expanded = in_order(expand(stages, ("a", "b"), [3, 5]))
+    assert len(expanded) == 1 + 4 + 2 + 2
+    assert expanded["gan_5_b"]["overrides"] == ["from=@shared", "seed=5"]
+    assert expanded["all_3"]["overrides"] == ["run={a:@gan_3_a,b:@gan_3_b}"]
+    assert expanded["grade_5"]["overrides"] == ["data=@all_5", "seed=5"]
+    assert stages_of("grade_{seed}", expanded, [3, 5]) == ["grade_3", "grade_5"]
+    assert stages_of("shared", expanded, [3, 5]) == ["shared"]
+    with pytest.raises(ValueError, match="an arm names graed_3, graed_5; the stages are shared"):
+        stages_of("graed_{seed}", expanded, [3, 5])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "seeds", "words"),
+    [
+        ("a_{seed}", ["seed={seed}"], [], r"give study\.seeds"),
+        ("a", ["seed={seed}"], [0], r"put it into the name too, a_\{seed\}"),
+        ("a_{seed}", ["seed={seed}"], [0, 0], "different whole numbers"),
+        ("a_{seed}", ["seed={seed}"], [-1], "different whole numbers"),
+        ("a_{seed}", ["seed={seed}"], ["x"], "different whole numbers"),
+    ],
+)
+def test_seeds_that_make_no_stages_are_refused(name, overrides, seeds, words):
+    with pytest.raises(ValueError, match=words):
+        expand({name: {"job": "train", "overrides": overrides}}, ("a",), seeds)
+
+
+def test_a_stage_like_another_changes_what_it_says():
+    stages = {
+        "b_{seed}": {"like": "a_{seed}", "overrides": ["x=2", "z=3"]},
+        "a_{seed}": {"job": "train", "overrides": ["x=1", "y=1"]},
+        "c_{seed}": {"like": "b_{seed}"},
+    }
+    assert likened(stages)["b_{seed}"] == {"job": "train", "overrides": ["x=2", "y=1", "z=3"]}
+    assert likened(stages)["c_{seed}"] == likened(stages)["b_{seed}"]
+    assert list(expand(stages, ("m",), [0])) == ["b_0", "a_0", "c_0"]
+    for name in ("nobody", "a"):
+        with pytest.raises(ValueError, match=f"stage a is like {name}: name another one"):
+            likened({"a": {"like": name}})
+
+
+def test_jobs_of_stages_are_imported_by_name():
+    assert job("train").__module__ == "acne_lab.jobs.train"
+    with pytest.raises(ValueError, match="a stage's job must be train, generate, balance, evaluate, not bench"):
+        job("bench")
+
+
+def test_figures_of_seeds_are_means_with_intervals():
+    one = {"balanced_accuracy": 0.5, "accuracy": 0.6, "macro_f1": 0.4, "num_test": 9, "recall": {}}
+    assert summary([one]) == {"balanced_accuracy": 0.5, "accuracy": 0.6, "macro_f1": 0.4, "num_test": 9}
+    two = summary([one, {**one, "balanced_accuracy": 0.7}])
+    assert (two["balanced_accuracy"], two["num_test"]) == (pytest.approx(0.6), 9)
+    assert two["interval"]["balanced_accuracy"] == pytest.approx([0.6 - 1.2706, 0.6 + 1.2706], abs=1e-3)  # t_1
+    assert two["by_seed"]["balanced_accuracy"] == [0.5, 0.7]
 
 
 def test_classes_with_spaces_and_digits_make_stages_that_hydra_can_read():

@@ -34,7 +34,7 @@ def test_a_study_has_its_stages_in_order_with_what_each_left(full):
 def test_scores_are_those_of_the_graders_run(full):
     study = read_study(full.study_dir, full.runs_dir)
     arm = study.arms[0]
-    written = json.loads((full.runs_dir / full.stages[arm.stage]["run"] / "metrics.json").read_text())
+    written = json.loads((full.runs_dir / full.stages[arm.stages[0]]["run"] / "metrics.json").read_text())
     assert arm.test == written["test"]
     assert arm.num_per_class == {"mild": 24, "moderate": 30, "severe": 12, "very severe": 9}
     assert arm.commonest_share == 30 / 75
@@ -42,7 +42,7 @@ def test_scores_are_those_of_the_graders_run(full):
 
 def test_inputs_are_the_runs_that_a_config_names(full):
     study = read_study(full.study_dir, full.runs_dir)
-    grader = study.named(full.arms["real + generated"])
+    grader = study.named(full.arms["real + generated"][0])
     assert [stage.name for stage in study.inputs(grader)] == [
         "prepare",
         "generate_mild",
@@ -90,6 +90,13 @@ def test_a_removed_grader_leaves_what_the_study_noted(full, tmp_path):
     noted = {"balanced_accuracy": 0.5, "accuracy": 0.6, "macro_f1": 0.4, "num_test": 9}
     (study_dir / "metrics.json").write_text(json.dumps({"arms": {"real": noted}}))
     assert read_study(study_dir, writer.runs_dir).arms[0].test == noted
+    writer.arms, writer.seeds = {"real": ["grade", "gone"]}, [0, 1]
+    study_dir = writer.write()
+    by_seed = {"balanced_accuracy": [0.5, 0.6], "num_test": [9, 9]}
+    (study_dir / "metrics.json").write_text(json.dumps({"arms": {"real": {**noted, "by_seed": by_seed}}}))
+    arm = read_study(study_dir, writer.runs_dir).arms[0]
+    assert [test["balanced_accuracy"] for test in arm.tests] == [0.5, 0.6]
+    assert arm.test == {"balanced_accuracy": 0.55, "num_test": 9}
 
 
 def test_a_folder_without_study_json_is_refused(tmp_path):

@@ -1,17 +1,20 @@
 """The written page: complete, on its own, safe to open and to mail."""
 
+import json
 import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_study import CLASSES, StudyWriter
 from tiny import composed
 
 from acne_lab.report.collect import read_study
-from acne_lab.report.page import reading, summary_lines, write_report
+from acne_lab.report.page import write_report
 from acne_lab.report.parts import duration, score
+from acne_lab.report.reading import reading, summary_lines
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -231,12 +234,75 @@ def test_grader_that_notes_its_training_set_is_believed(tmp_path):
     writer = StudyWriter(tmp_path)
     for arm, sources in (("real", {"real": 400}), ("both", {"real": 400, "generated": 1200})):
         writer.grader(arm, skill=0.6)
-        path = writer.runs_dir / writer.stages[writer.arms[arm]]["run"] / "metrics.json"
+        path = writer.runs_dir / writer.stages[writer.arms[arm][0]]["run"] / "metrics.json"
         train = f'"train": {{"num_images": {sum(sources.values())}, "sources": {sources}}}'.replace("'", '"')
         path.write_text(f"{{{train}, {path.read_text()[1:]}")
     study_dir = writer.write()
     assert "400 real + 1,200 generated" in write_report(study_dir, writer.runs_dir).read_text(encoding="utf-8")
     assert any("(400 to 1,600)" in said for said in reading(read_study(study_dir, writer.runs_dir)))
+
+
+def several_seeds(root: Path) -> StudyWriter:
+    """Three arms with five seeds each: another but for luck, worse, with an unfinished seed."""
+    writer = StudyWriter(root)
+    writer.prepare()
+    writer.seeds = [0, 1, 2, 3, 4]
+    for seed in writer.seeds:
+        writer.grader("real", skill=0.62)
+        writer.grader("worse", skill=0.3)
+        writer.grader("unfinished", skill=0.62, tested=seed != 3)
+    return writer
+
+
+def test_several_seeds_are_means_with_intervals_and_paired_differences(tmp_path):
+    writer = several_seeds(tmp_path)
+    report = write_report(study_dir := writer.write(), writer.runs_dir)
+    study, page = read_study(study_dir, writer.runs_dir), Page(report.read_text(encoding="utf-8"))
+    real, worse, _ = study.arms
+    values = {arm.name: np.array([test.get("balanced_accuracy", np.nan) for test in arm.tests]) for arm in study.arms}
+    half = 2.776 * values["real"].std(ddof=1) / 5**0.5
+    assert real.test["balanced_accuracy"] == pytest.approx(values["real"].mean())
+    assert f"{values['real'].mean():.3f} ± {half:.3f}" in page.text
+    paired = 100 * (values["worse"] - values["real"])
+    assert f"{paired.mean():+.1f} ± {2.776 * paired.std(ddof=1) / 5**0.5:.1f}" in page.text
+    assert page.tags.count("svg") == 3  # arms, differences, graders
+    assert sum(map(sum, worse.test["confusion"])) == 5 * 75
+    lines = summary_lines(study)
+    assert lines[0] == "demo: 3 arms, 4 severities, 5 seeds"
+    assert "mean ± 95 % interval over 5 seeds (chance 0.250): real 0." in lines[1]
+    said = " ".join(reading(study))
+    assert "worse: “worse”; not told apart: “unfinished”" in said
+    assert "trained 5 times, with the seeds 0, 1, 2, 3, 4" in said
+    assert "the means are of fewer: “unfinished”" in said
+    assert "one seed" not in said
+    assert "points above “real”" in report.with_name("report.md").read_text(encoding="utf-8")
+
+
+def test_the_page_says_whom_the_graders_have_seen(tmp_path):
+    writer = StudyWriter(tmp_path)
+    for arm, lineage in (
+        ("fold 0", {"known": True, "protocol": "official", "leaked_share": 0.159}),
+        ("fold 1", {"known": True, "protocol": "official", "leaked_share": 0.162}),
+        ("supplement", {"known": False, "protocol": "official", "leaked_share": 0.159}),
+    ):
+        path = writer.grader(arm, skill=0.6) / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "lineage": lineage}))
+    study_dir = writer.write()
+    said = " ".join(reading(read_study(study_dir, writer.runs_dir)))
+    assert "15.9 % to 16.2 % of the test images show a person whom the graders have seen" in said
+    assert "(allow_unknown_parents=true): “supplement”." in said
+    assert "whom the graders have seen" in Page(write_report(study_dir, writer.runs_dir).read_text()).text
+
+
+def test_an_equal_budget_is_said(tmp_path):
+    writer = StudyWriter(tmp_path)
+    for arm in ("one", "two"):
+        path = writer.grader(arm, skill=0.6) / "config.yaml"
+        path.write_text("{loader: {epoch_size: 640}, trainer: {max_epochs: 10}}")
+    said = " ".join(reading(read_study(writer.write(), writer.runs_dir)))
+    assert "Every grader was shown the same number of images, 6,400 in 10 epochs" in said
+    path.write_text("{loader: {epoch_size: 320}, trainer: {max_epochs: 10}}")
+    assert "same number of images" not in " ".join(reading(read_study(writer.write(), writer.runs_dir)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,215 @@
+"""`acne-lab balance table=TABLE balance=acnedit`: the images that a table lacks, as a table of their own.
+
+They are edits of its training photographs, samples of GANs, or a published supplement (`conf/balance/`). The plan is
+printed first. Kill it at any moment and repeat the command: it goes on with the images that are not on the disk yet.
+A grader of experiment=grader asks for the same run through `added_rows`.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from acne_lab.build import run_logger
+from acne_lab.data.acne04_layout import write_acne04
+from acne_lab.data.lineage import Lineage, check_table
+from acne_lab.data.supplement import Supplement, read_supplement
+from acne_lab.data.table import ImageTable
+from acne_lab.edit.plan import bands_of, class_counts, deficits, fillable_classes, plan_edits, plan_text
+from acne_lab.jobs.edits import edited_boxes, edited_rows, image_name, make_editor, make_edits, skipped_edits
+from acne_lab.runs import Run, find_table, open_run, write_text
+
+# What loads torch is imported where it is needed: a plan and edits without networks do without its seconds.
+KINDS = ("none", "edit", "generate", "supplement")
+LAYOUTS = ("table", "acne04")
+
+
+def balance(config: dict) -> Run | None:
+    """Make the run that `config["balance"]` describes for `config["table"]`; None after a dry run."""
+    return make_rows(config, ImageTable.read(find_table(config["table"], config["runs_dir"])))
+
+
+def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
+    """The rows that `config["balance"]` adds to the training rows of `table`; None: it adds none.
+
+    The run that holds them is made first, or found made. `balance.permute_labels` deals their severities anew among
+    them, as a null arm: the same images, the same counts, and nothing to learn from.
+    """
+    if config["balance"]["kind"] == "none":
+        if config["balance"]["only"]:
+            raise ValueError(
+                f"balance.only trains on added images alone, and balance={config['balance']['name']} adds none"
+            )
+        return None
+    about = {name: config[name] for name in ("runs_dir", "balance", "edit", "num_threads")}
+    about |= {"num_workers": config["data"]["num_workers"], "batch_size": config["loader"]["batch_size"]}
+    about |= {"name": config["balance"]["name"], "logger": None, "dry_run": False, "layout": "table"}
+    added = ImageTable.read(make_rows(about, table).path)
+    if config["balance"]["permute_labels"]:
+        order = np.random.default_rng(config["seed"]).permutation(len(added))
+        added = replace(added, rows=added.rows.assign(severity=added.rows["severity"].to_numpy()[order]))
+    return added
+
+
+def make_rows(config: dict, table: ImageTable) -> Run | None:
+    """Plan, print the plan, and make the run, in the way of its kind."""
+    kind = config["balance"]["kind"]
+    if kind not in KINDS or config["layout"] not in LAYOUTS:
+        raise ValueError(f"balance.kind is one of {', '.join(KINDS)}, layout one of {', '.join(LAYOUTS)}")
+    if config["num_workers"] < 1:
+        raise ValueError(f"num_workers must be at least 1, not {config['num_workers']}")
+    if kind == "none":
+        raise ValueError(
+            f"balance={config['balance']['name']} adds no images: graders draw or weigh differently with it. "
+            "Choose balance=acnedit, generated, severity_swap or supplement"
+        )
+    check_table(table)
+    return {"edit": edited_run, "generate": generated_run, "supplement": supplement_run}[kind](config, table)
+
+
+def edited_run(config: dict, table: ImageTable) -> Run | None:
+    """Edits of the training photographs."""
+    node = config["balance"]
+    bands_of(table.classes)
+    fillable = fillable_classes(table.classes, node["sources"])
+    counts, lacking = counts_and_deficits(node, table, fillable)
+    how = {name: node[name] for name in ("sources", "max_per_source", "seed")}
+    plan = plan_edits(table.rows, table.classes, lacking, **how)
+    text = plan_text(counts, lacking, plan)
+    if config["dry_run"]:
+        print(text)
+        return None
+    edit = config["edit"]
+    editor, keys, lineage = make_editor(edit, table, config["runs_dir"])
+    # Runs that it names count by their keys.
+    about_edit = {name: value for name, value in edit.items() if name not in ("refiner", "gans")}
+    inputs = [table.key, digest([plan.to_csv(), about_edit]), *keys]
+    with open_run(noted(config, table), job="balance", inputs=inputs) as run:
+        if not run.done:
+            print(text, flush=True)
+            outcomes = make_edits(run, table, plan, editor, config)
+            made = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" not in outcome)]
+            skipped = skipped_edits(plan, outcomes)
+            write_text(run.path / "skipped.csv", skipped.to_csv(index=False))
+            parents = table.only(table.rows["file_name"].isin(made["file_name"]))
+            report = {"population": table.report.get("population", ""), "notes": text.splitlines()}
+            written = ImageTable(
+                root=run.path / "table",
+                rows=edited_rows(run, table, made, outcomes, name=edit["name"]),
+                classes=table.classes,
+                report=report,
+                boxes=edited_boxes(run, table, made, outcomes),
+            )
+            finish(run, config, written, Lineage.merged(Lineage.of(parents), lineage), {"num_skipped": len(skipped)})
+        lay_out(run, config, table, learned_from=lineage)
+    return run
+
+
+def generated_run(config: dict, table: ImageTable) -> Run | None:
+    """Samples of GANs."""
+    from acne_lab.jobs.gans import checked_psi
+    from acne_lab.jobs.generate import draw_table, planned_rows, sampling_plan
+    from acne_lab.jobs.memory import advice_on_memory
+
+    node = config["balance"]
+    checked_psi(node["psi"])
+    given = node["run"]
+    counts, lacking = counts_and_deficits(node, table, list(given) if isinstance(given, dict) else table.classes)
+    if config["dry_run"]:
+        print(plan_text(counts, lacking))
+        return None
+    about_plan = {"run": given, "counts": lacking, "runs_dir": config["runs_dir"]}
+    plan = sampling_plan(about_plan)
+    if plan[0][0].classes != table.classes:
+        raise ValueError(
+            f"the GANs have learned the classes {', '.join(plan[0][0].classes)}, and the table has "
+            f"{', '.join(table.classes)}: train them on the table"
+        )
+    if any(gan.num_channels == 4 for gan, _, _ in plan):
+        raise ValueError("images with transparency cannot stand beside photographs: train the GAN on RGB")
+    lineage = Lineage.merged(*(gan.lineage for gan, _, _ in plan))
+    inputs = [table.key, digest([lacking, node["psi"], node["seed"]])]
+    inputs += [f"{severity}:{gan.key}" for gan, severity, _ in plan]
+    with open_run(noted(config, table), job="balance", inputs=inputs) as run:
+        if not run.done:
+            print(plan_text(counts, lacking), flush=True)
+            folder = run.path / "table"
+            rows = planned_rows(plan, "jpg")
+            rows["file_name"] = [image_name(run, table, row.severity, row.seed) for row in rows.itertuples()]
+            with advice_on_memory(config):
+                draw_table(plan, rows, {**config, "psi": node["psi"], "seed": node["seed"]}, folder)
+            sha256 = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in rows["file_name"]]
+            rows = rows.assign(split="train", sha256=sha256)
+            finish(run, config, ImageTable(root=folder, rows=rows, classes=table.classes), lineage, {})
+        lay_out(run, config, table, learned_from=lineage)
+    return run
+
+
+def supplement_run(config: dict, table: ImageTable) -> Run | None:
+    """Images that others have published, from nobody knows which photographs."""
+    from acne_lab.jobs.prepare import relink_images
+
+    supplement = Supplement(config["balance"]["root"], classes=table.classes)
+    counts = class_counts(table.rows, table.classes, count="all")
+    text = plan_text(counts, supplement.collect(Path(), 1).rows["severity"].value_counts().to_dict())
+    if config["dry_run"]:
+        print(text)
+        return None
+    with open_run(noted(config, table), job="balance", inputs=[table.key, supplement.fingerprint()]) as run:
+        if not run.done:
+            print(text, flush=True)
+            added = read_supplement(supplement.images_root, table, run.path / "table")
+            finish(run, config, added, Lineage(known=False), {})
+        relink_images(run.path / "table", supplement)
+        lay_out(run, config, table, learned_from=Lineage(known=False))
+    return run
+
+
+# ---- what the kinds share ----------------------------------------------------------------------------------
+
+
+def counts_and_deficits(node: dict, table: ImageTable, fillable: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Images of each class now, and how many each is to get."""
+    counts = class_counts(table.rows, table.classes, count=node["count"])
+    policy = {name: node[name] for name in ("targets", "ratio", "budget")}
+    return counts, deficits(counts, fillable=list(fillable), **policy)
+
+
+def digest(value: object) -> str:
+    """Sixteen hex digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def noted(config: dict, table: ImageTable) -> dict:
+    """What config.yaml says of the run; all that matters of it is hashed through the inputs."""
+    return {
+        "name": config["name"],
+        "runs_dir": config["runs_dir"],
+        "table": str(table.root.resolve()),
+        "balance": config["balance"],
+        "edit": config["edit"] if config["balance"]["kind"] == "edit" else None,
+    }
+
+
+def finish(run: Run, config: dict, written: ImageTable, lineage: Lineage, metrics: dict) -> None:
+    """Write the table of added rows, whose ancestors it descends from, and the figures."""
+    lineage.write(written.root)
+    written.write()
+    counts = written.counts().sum(axis=1)
+    run.write_metrics({"num_images": len(written), "counts": counts.to_dict(), "table": written.key, **metrics})
+    if config["logger"]:
+        from acne_lab.tracking import log_and_finish
+
+        log_and_finish(run_logger(config, run), {f"num_images/{name}": int(n) for name, n in counts.items()})
+
+
+def lay_out(run: Run, config: dict, table: ImageTable, *, learned_from: Lineage) -> None:
+    """With layout=acne04, put the table and the added rows together as ACNE04 is laid out, for other people's code."""
+    if config["layout"] == "acne04":
+        folder = run.path / "acne04"
+        options = {"folds": config["folds"], "copy": config["copy"], "learned_from": learned_from}
+        numbers = write_acne04(folder, table, ImageTable.read(run.path), **options)
+        shown = ", ".join(f"{n} in trainval_{fold}" for fold, n in numbers.items())
+        print(f"{folder}: added images: {shown}", flush=True)

@@ -1,0 +1,236 @@
+"""Edits for a run: from the config of an edit (`conf/edit/`) to an editor, from a plan to files, journal and rows.
+
+The run's journal has a line for each edit that was tried, written when its files are on the disk.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from acne_lab.build import build
+from acne_lab.data.lineage import Lineage
+from acne_lab.data.table import BOX_COLUMNS, ImageTable
+from acne_lab.edit.plan import bands_of
+from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limit_threads, take_editor
+from acne_lab.jobs.pool import start_workers
+from acne_lab.runs import JOURNAL, Run, write_text
+
+
+def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable, list[str], Lineage]:
+    """The editor that `edit` describes.
+
+    Args:
+        edit: a node of conf/edit: `editor`, and which of `bank`, `refiner` and `gans` it takes.
+        table: whose training rows a bank cuts its lesions from.
+        runs_dir: where the runs are that `refiner` and `gans` name.
+
+    Returns:
+        the editor (`edit.editor.Editor`, or anything that is called alike; it can be pickled), the keys of what it has
+        learned from, and whose photographs that were, besides the one that it edits.
+
+    Raises:
+        ValueError: a run is missing or unfit, or the bank finds no lesions.
+    """
+    node = dict(edit["editor"])
+    parts, keys, lineages = {}, [], []
+    if edit.get("bank"):
+        training = table.select(split="train")
+        parts["source"] = build({**node.pop("source"), "_partial_": True})(table=training)
+        keys.append(f"bank:{training.key}")
+        lineages.append(Lineage.of(training))
+    if edit.get("refiner"):
+        from acne_lab.jobs.refiners import load_refiner
+
+        parts["refine"], key, lineage = load_refiner(edit["refiner"], runs_dir)
+        keys.append(f"refiner:{key}")
+        lineages.append(lineage)
+    if edit.get("gans"):
+        from acne_lab.jobs.swaps import make_swap
+
+        parts["swap"], gan_keys, lineage = make_swap(edit["gans"], runs_dir)
+        keys += [f"gan:{key}" for key in gan_keys]
+        lineages.append(lineage)
+    # A partial: Hydra would copy objects that it is given as arguments into its config.
+    return build({**node, "_partial_": True})(**parts), keys, Lineage.merged(*lineages)
+
+
+def image_name(run: Run, table: ImageTable, severity: str, number: int) -> str:
+    """Where an added image lies: its name tells the severity and nothing of its parent, and no other image has it."""
+    name = hashlib.sha256(f"{run.key}/{number}".encode()).hexdigest()[:12]
+    return f"images/levle{table.classes.index(severity)}_generated/{name}.jpg"
+
+
+def make_edits(run: Run, table: ImageTable, plan: pd.DataFrame, editor: Callable, config: dict) -> dict[int, dict]:
+    """Make the edits of a plan that the run's journal does not have yet; every outcome by its place in the plan.
+
+    Where an edit is skipped, the next spare of its severity takes its place. Which are tried depends on no timing.
+
+    Raises:
+        ValueError: there are not enough spares.
+    """
+    folder = run.path / "table"
+    for half_written in folder.glob("*/*/.*"):  # by a process that was killed
+        half_written.unlink(missing_ok=True)
+    for severity in plan["severity"].unique():
+        name = Path(image_name(run, table, severity, 0))
+        (folder / name.parent).mkdir(parents=True, exist_ok=True)
+        (folder / mask_name(name)).parent.mkdir(parents=True, exist_ok=True)
+    outcomes = read_journal(run)
+    boxes = None if table.boxes is None else dict(list(table.boxes.groupby("file_name")))
+    num_edits = int((~plan["is_spare"]).sum())
+    num_done = sum("skipped" not in outcome for outcome in outcomes.values())
+    with (
+        (run.path / JOURNAL).open("a", encoding="utf-8") as journal,
+        tqdm(total=num_edits, initial=num_done, unit="img", desc=f"balance ({config['edit']['name']})") as bar,
+    ):
+        while candidates := next_candidates(plan, outcomes):
+            tasks = [task_of(run, table, i, plan.loc[i], boxes) for i in candidates]
+            for outcome in side_by_side(editor, tasks, config):
+                journal.write(json.dumps(outcome) + "\n")
+                journal.flush()
+                outcomes[outcome["candidate"]] = outcome
+                bar.update("skipped" not in outcome)
+    require_all(plan, outcomes)
+    return outcomes
+
+
+def next_candidates(plan: pd.DataFrame, outcomes: dict[int, dict]) -> list[int]:
+    """For each severity the first edits of the plan that were not tried, as many as it still lacks."""
+    skipped = {i for i, outcome in outcomes.items() if "skipped" in outcome}
+    lacking = plan.loc[~plan["is_spare"], "severity"].value_counts()
+    lacking -= plan.loc[sorted(set(outcomes) - skipped), "severity"].value_counts().reindex(lacking.index, fill_value=0)
+    untried = plan.drop(index=list(outcomes))
+    return untried.index[untried.groupby("severity").cumcount() < untried["severity"].map(lacking)].tolist()
+
+
+def task_of(
+    run: Run, table: ImageTable, candidate: int, edit: pd.Series, boxes: dict[str, pd.DataFrame] | None
+) -> Task:
+    """The task of a row of the plan; `boxes` are those of each photograph that has any, None if nobody knows them."""
+    image = Path(image_name(run, table, edit["severity"], candidate))
+    known = None
+    if boxes is not None:
+        found = boxes.get(edit["file_name"])
+        known = np.zeros((0, 4), np.float32) if found is None else found[list(BOX_COLUMNS[1:])].to_numpy(np.float32)
+    return Task(
+        candidate=candidate,
+        photo=table.root / edit["file_name"],
+        boxes=known,
+        num_added=int(edit["num_added"]),
+        severity=edit["severity"],
+        seed=int(edit["seed"]),
+        image=run.path / "table" / image,
+        mask=run.path / "table" / mask_name(image),
+    )
+
+
+def mask_name(image: Path) -> Path:
+    """images/x/y.jpg -> masks/x/y.png"""
+    return Path("masks", *image.parts[1:]).with_suffix(".png")
+
+
+def side_by_side(editor: Callable, tasks: list[Task], config: dict) -> Iterator[dict]:
+    """The outcomes of tasks as they come, from `num_workers` processes; of one worker, from this process."""
+    num_workers, num_threads = min(config["num_workers"], len(tasks)), config["num_threads"] or 1
+    if num_workers == 1:
+        limit_threads(num_threads)
+        yield from (edit_photo(editor, task) for task in tasks)
+        return
+    pool = start_workers(num_workers, take_editor, editor, num_threads)
+    try:
+        for future in as_completed([pool.submit(edit_with_own_editor, task) for task in tasks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that edits was ended from outside, as it happens when memory runs short: repeat the command, "
+            "it goes on (with num_workers=1 it needs less)"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_journal(run: Run) -> dict[int, dict]:
+    """The outcomes that the journal has, by candidate; a last line that was cut off is dropped from it."""
+    path = run.path / JOURNAL
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    write_text(path, "".join(line + "\n" for line in lines))
+    return {outcome["candidate"]: outcome for outcome in map(json.loads, lines)}
+
+
+def skipped_edits(plan: pd.DataFrame, outcomes: dict[int, dict]) -> pd.DataFrame:
+    """The rows of the plan that were tried in vain, and why."""
+    skipped = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" in outcome)]
+    return skipped.assign(reason=[outcomes[i]["skipped"] for i in skipped.index]).drop(columns="is_spare")
+
+
+def require_all(plan: pd.DataFrame, outcomes: dict[int, dict]) -> None:
+    """ValueError where so many edits were skipped that the spares did not do; with the reasons."""
+    skipped = skipped_edits(plan, outcomes)
+    made = plan.loc[sorted(set(outcomes) - set(skipped.index)), "severity"].value_counts()
+    wanted = plan.loc[~plan["is_spare"], "severity"].value_counts()
+    if short := [
+        f"{made.get(name, 0)} of {number} {name}" for name, number in wanted.items() if made.get(name, 0) < number
+    ]:
+        reasons = skipped["reason"].value_counts().head().items()
+        raise ValueError(
+            f"only {', '.join(short)} edits could be made, and there are no spares left. {len(skipped)} were skipped: "
+            + "; ".join(f"{reason} ({number})" for reason, number in reasons)
+            + ". Lower balance.targets or allow more edits of a photograph (balance.max_per_source)"
+        )
+
+
+def edited_rows(
+    run: Run, table: ImageTable, made: pd.DataFrame, outcomes: dict[int, dict], *, name: str
+) -> pd.DataFrame:
+    """The rows of the edits that were made: labelled by their lesions after the edit, where these are known."""
+    bands, parents = bands_of(table.classes), table.rows.set_index("file_name")
+    rows = []
+    for edit in made.itertuples():
+        outcome, parent = outcomes[edit.Index], parents.loc[edit.file_name]
+        added = outcome["lesions_added"]
+        after = None if added is None else edit.lesions_before + added
+        fewest, most = bands[edit.severity]
+        assert after is None or fewest <= after <= (most or after), (
+            f"{name} added {added} lesions to {edit.lesions_before}, not {edit.num_added}: that is not {edit.severity}"
+        )
+        image = image_name(run, table, edit.severity, edit.Index)
+        row = {
+            "file_name": image,
+            "severity": edit.severity,
+            "lesions": after,
+            "subject": parent["subject"],
+            "split": "train",
+            "source": "edited",
+            "parent": edit.file_name,
+            "sha256": outcome["sha256"],
+            "edit": name,
+            "mask": mask_name(Path(image)).as_posix(),
+            "seed": edit.seed,
+            "lesions_before": edit.lesions_before,
+            "lesions_added": added,
+            "parameters": json.dumps(outcome["parameters"], sort_keys=True),
+        }
+        rows.append(row | ({"skin_tone": parent["skin_tone"]} if "skin_tone" in parent else {}))
+    rows = pd.DataFrame(rows)
+    return rows.assign(lesions_added=rows["lesions_added"].astype("Int64"))
+
+
+def edited_boxes(run: Run, table: ImageTable, made: pd.DataFrame, outcomes: dict[int, dict]) -> pd.DataFrame:
+    """All boxes of the edits, the photograph's own first; none of an edit that does not count its lesions."""
+    own = {} if table.boxes is None else dict(list(table.boxes.groupby("file_name")))
+    boxes = []
+    for edit in made.itertuples():
+        outcome = outcomes[edit.Index]
+        if outcome["lesions_added"] is None:
+            continue
+        image = image_name(run, table, edit.severity, edit.Index)
+        before = own[edit.file_name][list(BOX_COLUMNS[1:])].to_numpy().tolist() if edit.file_name in own else []
+        boxes += [(image, *corners) for corners in [*before, *outcome["boxes"]]]
+    return pd.DataFrame(boxes, columns=list(BOX_COLUMNS))

@@ -1,0 +1,35 @@
+"""Processes that work for a job. This module is light: what they load besides is the job's affair."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+
+
+def start_workers(num_workers: int, initializer: Callable | None = None, *arguments: object) -> ProcessPoolExecutor:
+    """Processes that are running, end when this one does, also when it is killed, and leave Ctrl-C to it.
+
+    Args:
+        num_workers: how many.
+        initializer: called with `arguments` once in each.
+    """
+    # spawn: a forked process would hold copies of the network's threads' locks, in whatever state they were.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, context, initializer=_begin, initargs=(initializer, *arguments))
+    # They start with their first task. Ctrl-C reaches every process of a terminal: it is for this one alone.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(num_workers):
+            pool.submit(os.getpid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pool
+
+
+def _begin(initializer: Callable | None, *arguments: object) -> None:
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    if initializer is not None:
+        initializer(*arguments)

@@ -1,0 +1,360 @@
+"""Balanced tables: the right images, by whatever process, interruption or number of workers."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_editor import DotEditor
+from PIL import Image
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
+
+from acne_lab.data.lineage import Lineage
+from acne_lab.data.table import ImageTable
+from acne_lab.jobs.balance import added_rows, balance
+from acne_lab.jobs.edit_photo import Task, edit_photo
+from acne_lab.jobs.prepare import prepare
+from acne_lab.jobs.train import train
+from acne_lab.runs import Run, find_table
+
+TESTS = Path(__file__).parent.parent
+DOTS = {"name": "dots", "bank": False, "refiner": None, "gans": None, "editor": {"_target_": "fake_editor.DotEditor"}}
+TARGETS = ("balance.targets={severe: 26, very_severe: 27}",)  # of 20: 6 and 7 edits
+NUM_EDITS = 13
+
+
+@pytest.fixture
+def table(toy_runs):
+    return ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+
+
+@pytest.fixture
+def fill(table, tmp_path):
+    """fill(words..., **options of the fake editor): runs `acne-lab balance` with it in one process."""
+
+    def run(*words, runs_dir=tmp_path / "runs", **options):
+        words = (f"table='{table.root}'", *TARGETS, "num_workers=1", f"runs_dir={runs_dir}", *words)
+        return balance(composed("balance", *words) | {"edit": DOTS | {"editor": DOTS["editor"] | options}})
+
+    return run
+
+
+def content(run):
+    """The bytes of every file of the run's table, and of its list of skipped edits."""
+    files = [p for p in (run.path / "table").rglob("*") if p.is_file()] + [run.path / "skipped.csv"]
+    return {p.relative_to(run.path).as_posix(): p.read_bytes() for p in files}
+
+
+# ---- edits ----------------------------------------------------------------------------------------------------
+
+
+def test_edits_of_training_photographs(fill, table, capsys):
+    run = fill()
+    assert "severe           20      6     26" in capsys.readouterr().out
+    added = ImageTable.read(find_table(run.path, run.path))
+    assert added.classes == table.classes
+    assert added.rows["severity"].value_counts().to_dict() == {"very_severe": 7, "severe": 6}
+    assert set(added.rows["split"]) == {"train"}
+    assert set(added.rows["source"]) == {"edited"}
+    assert Path(run.config["table"]) == table.root.resolve()
+    parents = table.rows.set_index("file_name").loc[added.rows["parent"]]
+    assert (parents["split"] == "train").all()
+    assert added.rows["subject"].tolist() == parents["subject"].tolist()
+    assert added.rows["lesions_before"].tolist() == parents["lesions"].tolist()
+    assert (added.rows["lesions"] == added.rows["lesions_before"] + added.rows["lesions_added"]).all()
+    for row in added.rows.itertuples():
+        low, high = {"severe": (21, 50), "very_severe": (51, 99)}[row.severity]
+        assert low <= row.lesions <= high
+        folder, name = row.file_name.removeprefix("images/").split("/")
+        assert folder == {"severe": "levle2_generated", "very_severe": "levle3_generated"}[row.severity]
+        assert not name.startswith("levle")
+        assert Path(row.parent).stem not in row.file_name
+        boxes = added.boxes[added.boxes["file_name"] == row.file_name]
+        own = table.boxes[table.boxes["file_name"] == row.parent]
+        assert len(boxes) == row.lesions
+        assert boxes.iloc[: len(own), 1:].to_numpy().tolist() == own.iloc[:, 1:].to_numpy().tolist()
+        edited = np.asarray(Image.open(added.root / row.file_name), dtype=int)
+        photo = np.asarray(Image.open(table.root / row.parent), dtype=int)
+        mask = np.asarray(Image.open(added.root / row.mask)) > 0
+        assert 9 <= mask.sum() < mask.size
+        assert np.abs(edited - photo)[mask].mean() > 30
+        assert not Image.open(added.root / row.file_name).getexif()
+    lineage = Lineage.read(added.root)
+    assert lineage.known
+    assert set(lineage.rows["sha256"]) == set(parents["sha256"])
+    assert set(lineage.rows["population"]) == {"toy-0"}
+    assert run.metrics["counts"] == {"mild": 0, "moderate": 0, "severe": 6, "very_severe": 7}
+
+
+def test_a_repetition_reuses(fill):
+    first = fill()
+    files = {p: p.stat().st_mtime_ns for p in first.path.rglob("*")}
+    again = fill("num_workers=2", "balance.only=true", "balance.oversample=false")  # nothing that changes the images
+    assert {p: p.stat().st_mtime_ns for p in again.path.rglob("*")} == files
+    others = [fill(word) for word in ("seed=1", "balance.targets={severe: 25}", "balance.sources=lower_or_same")]
+    others.append(fill(seconds=0.001))
+    assert len({first.key, *(other.key for other in others)}) == 5
+
+
+def test_a_dry_run_prints_only(fill, capsys, tmp_path):
+    assert fill("dry_run=true") is None
+    out = capsys.readouterr().out
+    assert "severe           20      6     26" in out
+    assert "13 edits of 13 photographs of 13 people" in out
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("balance=oversample",), "adds no images"),
+        (("balance.targets={severe: 300}",), r"balance\.max_per_source="),
+        (("+balance.targets={bad: 300}",), "names bad, but the classes are mild"),
+        (("balance.ratio=1",), "exactly one of"),
+        (("layout=coco",), "layout one of table, acne04"),
+        (("num_workers=0",), "at least 1"),
+    ],
+)
+def test_impossible_plans_leave_nothing(fill, words, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        fill(*words)
+    assert not list((tmp_path / "runs").glob("balance/*-*"))
+
+
+def test_spares_take_the_place_of_skipped_edits(fill):
+    run = fill(skips=3)
+    rows = ImageTable.read(run.path).rows
+    assert rows["severity"].value_counts().to_dict() == {"very_severe": 7, "severe": 6}
+    assert (rows["seed"] % 3 != 0).all()
+    skipped = pd.read_csv(run.path / "skipped.csv")
+    assert len(skipped) > 2
+    assert set(skipped["reason"]) == {"no skin found"}
+    assert (skipped["seed"] % 3 == 0).all()
+    assert run.metrics["num_skipped"] == len(skipped)
+    assert content(fill("num_workers=2", skips=3, runs_dir=run.path / "two")) == content(run)
+
+
+def test_no_spares_left(fill):
+    with pytest.raises(ValueError, match=r"only 0 of 7 very_severe, 0 of 6 severe edits.*no skin found \(\d+\)"):
+        fill(skips=1)
+
+
+def test_an_edit_that_leaves_its_band_is_an_error(fill):
+    with pytest.raises(AssertionError, match="that is not severe"):
+        fill("balance.targets={very_severe: null}", off_by=40)
+
+
+def test_edits_that_do_not_count_their_lesions(fill):
+    added = ImageTable.read(fill(uncounted=True).path)
+    assert added.rows["lesions"].isna().all()
+    assert added.rows["lesions_added"].isna().all()
+    assert added.boxes.empty
+
+
+# ---- interruptions ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start(table, tmp_path):
+    """start(words..., **environment): the same command as a process of its own."""
+
+    def run(*words, runs_dir, **environment):
+        environment = os.environ | environment | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+        words = (f"table='{table.root}'", *TARGETS, "edit=dots", "+edit.editor.skips=5", f"runs_dir={runs_dir}", *words)
+        words = (sys.executable, "-m", "acne_lab.jobs", "balance", *words, "--config-dir", str(TESTS / "conf"))
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    return run
+
+
+@pytest.mark.parametrize(("num_workers", "victim", "dies_at"), [(1, "self", 3), (2, "parent", 5)])
+def test_killed_and_repeated(fill, start, tmp_path, num_workers, victim, dies_at):
+    """kill -9 amid the edits; the same command then ends with the same bytes and makes no edit twice."""
+    runs_dir = tmp_path / "killed"
+    process = start(f"num_workers={num_workers}", runs_dir=runs_dir, DOTS_DIE_AT=str(dies_at), DOTS_KILL=victim)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    (folder,) = (runs_dir / "balance").glob("acnedit-*")
+    assert not (folder / "DONE").exists()
+    journal = folder / "journal.jsonl"
+    tried = journal.read_text().splitlines()
+    assert len(tried) >= 3
+    journal.write_text("\n".join([*tried, '{"candidate": 9, "sha']))  # as if it had died in the middle of a line
+    half = folder / "table" / "images" / "levle2_generated" / ".1-x.jpg"
+    half.write_bytes(b"half")
+    names = [Path(image).name for image in (folder / "table" / "images").rglob("*.jpg") if image != half]
+
+    whole = fill(skips=5, runs_dir=tmp_path / "whole")
+    done = {p: p.stat().st_mtime_ns for p in folder.rglob("*.jpg") if p.name in names and journaled(p, tried)}
+    resumed = fill(skips=5, runs_dir=runs_dir)
+    assert resumed.path.name == whole.path.name == folder.name
+    assert content(resumed) == content(whole)
+    assert len(done) >= 2
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert journal.read_text().splitlines()[: len(tried)] == tried
+
+
+def journaled(path, lines):
+    return any(json.loads(line).get("sha256") == hashlib.sha256(path.read_bytes()).hexdigest() for line in lines)
+
+
+def test_two_processes_make_one_run(fill, start, tmp_path):
+    both = [start("+edit.editor.seconds=0.2", "num_workers=1", runs_dir=tmp_path / "runs") for _ in range(2)]
+    ends = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    (folder,) = {out.splitlines()[-1] for out, _ in ends}
+    assert sum("another process works on balance" in errors for _, errors in ends) == 1
+    assert sum("severity" in out for out, _ in ends) == 1  # the plan is printed by the one that works
+    candidates = [json.loads(line)["candidate"] for line in (Path(folder) / "journal.jsonl").read_text().splitlines()]
+    assert len(candidates) == len(set(candidates)) >= NUM_EDITS
+    assert content(Run(Path(folder))).keys() == content(fill(skips=5, seconds=0.2)).keys()
+
+
+def test_a_worker_that_is_killed(fill, monkeypatch):
+    monkeypatch.setenv("DOTS_DIE_AT", "2")
+    monkeypatch.setenv("DOTS_KILL", "self")
+    with pytest.raises(ChildProcessError, match=r"ended from outside.*num_workers=1"):
+        fill("num_workers=2")
+
+
+def test_a_full_disk(table, tmp_path, monkeypatch):
+    def fail(image, source, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("acne_lab.jobs.edit_photo.save_like", fail)
+    photo = table.root / table.rows["file_name"][0]
+    files = {"image": tmp_path / "a.jpg", "mask": tmp_path / "a.png"}
+    task = Task(candidate=0, photo=photo, boxes=None, num_added=1, severity="mild", seed=1, **files)
+    with pytest.raises(OSError, match=r"a\.jpg could not be written.*make room and repeat"):
+        edit_photo(DotEditor(), task)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".jpg"]
+
+
+# ---- other kinds ----------------------------------------------------------------------------------------------------
+
+
+def test_generated(toy_runs, table, tmp_path):
+    words = ("experiment=gan_severity", "init_from=null", *TOY, *TINY_GAN, f"runs_dir={toy_runs}")
+    gan = train(composed("train", *words, "stage.severity=severe"))
+    given = (
+        f"table='{table.root}'",
+        "balance=generated",
+        f"balance.run={{severe: '{gan.path}'}}",
+        f"runs_dir={tmp_path}",
+    )
+    run = balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "num_workers=1"))
+    added = ImageTable.read(run.path)
+    assert added.rows["severity"].tolist() == ["severe"] * 5
+    assert set(added.rows["source"]) == {"generated"}
+    assert set(added.rows["split"]) == {"train"}
+    assert set(added.rows["parent"]) == {f"train/{gan.path.name}"}
+    assert all(re.fullmatch(r"images/levle2_generated/[0-9a-f]{12}\.jpg", name) for name in added.rows["file_name"])
+    assert {Image.open(path).size for path in added.paths} == {(32, 32)}
+    assert set(Lineage.read(added.root).rows["sha256"]) == set(
+        table.select(split="train", severity="severe").rows["sha256"]
+    )
+    with pytest.raises(ValueError, match="wants more very_severe images, and nothing may be made into them"):
+        balance(composed("balance", *given))
+    with pytest.raises(ValueError, match="lists have a lesion count for every image, and 5 of these have none"):
+        balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "layout=acne04"))
+
+
+def test_supplement(table, tmp_path):
+    for number in range(7):
+        path = tmp_path / "published" / f"levle{2 + number % 2}_generated" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    words = (f"table='{table.root}'", "balance=supplement", f"balance.root={tmp_path / 'published'}")
+    words += (f"runs_dir={tmp_path / 'runs'}",)
+    assert balance(composed("balance", *words, "dry_run=true")) is None
+    run = balance(composed("balance", *words))
+    assert run.metrics["counts"] == {"mild": 0, "moderate": 0, "severe": 4, "very_severe": 3}
+    assert not Lineage.of(ImageTable.read(run.path)).known
+
+
+# ---- graders --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grader(toy_runs, tmp_path):
+    """grader(words...): the config of experiment=grader with the fake editor."""
+
+    def config(*words):
+        words = (
+            "experiment=grader",
+            *TOY,
+            *TINY_GRADER,
+            "trainer.max_epochs=1",
+            f"runs_dir={toy_runs}",
+            *TARGETS,
+            *words,
+        )
+        return composed("train", *words) | {"edit": DOTS}
+
+    return config
+
+
+def test_a_grader_learns_from_added_rows(grader, table):
+    """Adding rows makes another run, from the same balance run; a repetition reuses both."""
+    configs = [grader(f"balance={name}") for name in ("none", "oversample", "class_weights", "acnedit")]
+    assert [config["loader"]["balanced"] for config in configs] == [False, True, False, True]
+    assert [config["model"]["class_weighted"] for config in configs] == [False, False, True, False]
+    runs = [train(config) for config in configs]
+    assert len({run.key for run in runs}) == 4
+    num_train = len(table.select(split="train"))
+    assert [run.metrics["train"] for run in runs[:3]] == [{"num_images": num_train, "sources": {"toy": num_train}}] * 3
+    sources = {"toy": num_train, "edited": NUM_EDITS}
+    assert runs[3].metrics["train"] == {"num_images": num_train + NUM_EDITS, "sources": sources}
+    again = train(configs[3])
+    assert again.path == runs[3].path
+    words = ("balance.seed=1", "balance.only=true", "balance.permute_labels=true")
+    others = [grader("balance=acnedit", word) for word in words]
+    keys = {train(config).key for config in others} | {runs[3].key}
+    assert len(keys) == 4
+    (only,) = [config for config in others if config["balance"]["only"]]
+    assert train(only).metrics["train"] == {"num_images": NUM_EDITS, "sources": {"edited": NUM_EDITS}}
+
+
+def test_permuted_labels(grader, table):
+    config = grader("balance=acnedit")
+    null = config | {"balance": config["balance"] | {"permute_labels": True}}
+    plain, permuted = added_rows(config, table), added_rows(null, table)
+    assert sorted(plain.rows["severity"]) == sorted(permuted.rows["severity"])
+    assert plain.rows["severity"].tolist() != permuted.rows["severity"].tolist()
+    assert plain.rows["sha256"].tolist() == permuted.rows["sha256"].tolist()
+    assert added_rows(grader("balance=none"), table) is None
+    with pytest.raises(ValueError, match="balance=oversample adds none"):
+        added_rows(grader("balance=oversample", "balance.only=true"), table)
+
+
+def test_a_grader_is_not_tested_on_parents(grader, toy_runs, tmp_path, table):
+    """Edits carry their parents' people: a test set with these is refused, although the table's own rows would do."""
+    added = added_rows(grader("balance=acnedit"), table)
+    parent = added.rows["parent"].iloc[0]
+    rows = table.only(table.rows["file_name"] == parent).rows.assign(split="test")
+    other = replace(table, root=tmp_path / "other", rows=rows, boxes=None)
+    other.write()
+    with pytest.raises(ValueError, match="has seen the people on 1 of 1 test images"):
+        train(grader("balance=acnedit", f"test={other.root}"))
+
+
+@pytest.mark.slow
+def test_a_sweep_over_ways_of_balancing(tmp_path):
+    words = ("train", "experiment=grader", "balance=none,oversample,class_weights,acnedit", *TOY, *TINY_GRADER, "-m")
+    words += (f"runs_dir={tmp_path}", *TARGETS, "edit=dots", "--config-dir", str(TESTS / "conf"))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    words = (sys.executable, "-m", "acne_lab.jobs", *words)
+    result = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    runs = [Run(path.parent) for path in (tmp_path / "train").glob("*/DONE")]
+    assert sorted(run.config["balance"]["name"] for run in runs) == ["acnedit", "class_weights", "none", "oversample"]
+    assert len(list((tmp_path / "balance").glob("*/DONE"))) == 1
