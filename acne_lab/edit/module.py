@@ -38,7 +38,7 @@ class RefinerTraining(pl.LightningModule):
         optimizer: partial of a torch optimizer, for both.
         adversarial: weight of the non-saturating loss.
         matching: weight of the distance of D's features.
-        inside: weight of the absolute error of masked pixels; large ones blur.
+        inside: weight of the error of masked pixels; large ones blur.
         outside: weight of that of the others, which the result does not hold: it ties a G without condition to the
             mask's surroundings. With one, G starts without an error there, and would be kept from learning anything.
         perceptual: weight of the distance of pretrained features; needs `features`.
@@ -56,7 +56,7 @@ class RefinerTraining(pl.LightningModule):
         optimizer: partial,
         adversarial: float = 1.0,
         matching: float = 10.0,
-        inside: float = 5.0,
+        inside: float = 30.0,
         outside: float = 0.0,
         perceptual: float = 0.0,
         r1_gamma: float = 0.1,
