@@ -78,13 +78,17 @@ class Analyser:
     Args:
         landmarks: True looks for a face and needs the extra acne-lab[faces]; False uses colour alone; None
             looks for a face if the extra is installed.
+        blazeface: MediaPipe's detectors, as for `FaceFinder`: they find the most half-face close-ups.
+
+    Raises:
+        ValueError: landmarks are wanted and the extra is not installed, or `blazeface` holds no detector.
     """
 
-    def __init__(self, *, landmarks: bool | None = None) -> None:
+    def __init__(self, *, landmarks: bool | None = None, blazeface: str | None = None) -> None:
         wanted = faces_available() if landmarks is None else landmarks
         # The slowest detector (5 s on one core) finds few faces that the others miss, and an edit can do without.
-        quick = [name for name in available_detectors() if name != "dlib_cnn"]
-        self.finder = FaceFinder(detectors=quick) if wanted else None
+        quick = [name for name in available_detectors(blazeface) if name != "dlib_cnn"]
+        self.finder = FaceFinder(detectors=quick, blazeface=blazeface) if wanted else None
 
     def __call__(self, photo: np.ndarray, boxes: np.ndarray | None = None) -> Analysis:
         """Analyses uint8 [H, W, 3]; `boxes` [M, 4] are its lesions, None lets them be detected.

@@ -5,12 +5,13 @@ something a network sees and a person does not.
 """
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
 
-def save_like(image: np.ndarray, source_path: str | Path, out_path: str | Path) -> None:
+def save_like(image: np.ndarray, source_path: str | Path, out_path: str | Path | BinaryIO) -> None:
     """Save uint8 [H, W, 3] as a JPEG with the quantisation tables and chroma subsampling of the file at `source_path`.
 
     Where the edit changed nothing the file then holds nearly the source's pixels. If the source is no JPEG in

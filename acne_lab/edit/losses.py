@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SMOOTH = 0.1  # of images in [-1, 1]: 13 gray levels
+
 
 def masked_cells(mask: Tensor, size: Sequence[int]) -> Tensor:
     """Which cells of D's grid [h, w] = `size` hold masked pixels: [N, 1, H, W] of 0 and 1 -> the same of [N, 1, h, w].
@@ -50,11 +52,13 @@ def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
 
 
 def pixel_loss(image: Tensor, target: Tensor, mask: Tensor, *, inside: float, outside: float) -> Tensor:
-    """`inside` times the mean absolute error of masked pixels plus `outside` times that of the others.
+    """`inside` times the mean error of masked pixels plus `outside` times that of the others.
 
+    The error is absolute above `SMOOTH` and square below (Girshick 2015, equation 3): most masked pixels of an overlay
+    are right from the start, and the edge of an absolute error there would keep a network from changing anything.
     image, target [N, C, H, W]; mask [N, 1, H, W] of 0 and 1.
     """
-    error = (image - target).abs().mean(dim=1, keepdim=True)
+    error = F.smooth_l1_loss(image, target, beta=SMOOTH, reduction="none").mean(dim=1, keepdim=True)
     masked = (error * mask).sum() / mask.sum().clamp(min=1)
     others = (error * (1 - mask)).sum() / (1 - mask).sum().clamp(min=1)
     return inside * masked + outside * others

@@ -4,13 +4,12 @@ It does not know where exercises come from: a batch is (photographs uint8 [B, 3,
 bool [B, 1, S, S]).
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -39,13 +38,14 @@ class RefinerTraining(pl.LightningModule):
         optimizer: partial of a torch optimizer, for both.
         adversarial: weight of the non-saturating loss.
         matching: weight of the distance of D's features.
-        inside: weight of the absolute error of masked pixels; large ones blur.
-        outside: weight of that of the others, which the result does not hold: it ties G to the mask's surroundings.
+        inside: weight of the error of masked pixels; large ones blur.
+        outside: weight of that of the others, which the result does not hold: it ties a G without condition to the
+            mask's surroundings. With one, G starts without an error there, and would be kept from learning anything.
         perceptual: weight of the distance of pretrained features; needs `features`.
         r1_gamma: weight of the R1 penalty, per cell of D.
         r1_interval: D is regularised every so many iterations, and so many times as strongly.
         ema: decay of the generator's average at each iteration; 0 keeps none.
-        features: images [N, 3, H, W] in [-1, 1] -> feature maps; it is not trained, nor in checkpoints.
+        features: network, images [N, 3, H, W] in [-1, 1] -> feature maps; it is not trained, nor in checkpoints.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class RefinerTraining(pl.LightningModule):
         optimizer: partial,
         adversarial: float = 1.0,
         matching: float = 10.0,
-        inside: float = 5.0,
-        outside: float = 1.0,
+        inside: float = 30.0,
+        outside: float = 0.0,
         perceptual: float = 0.0,
         r1_gamma: float = 0.1,
         r1_interval: int = 4,
         ema: float = 0.995,
-        features: Callable[[Tensor], list[Tensor]] | None = None,
+        features: nn.Module | None = None,
     ) -> None:
         super().__init__()
         weights = {"adversarial": adversarial, "matching": matching, "inside": inside, "outside": outside}
@@ -71,6 +71,8 @@ class RefinerTraining(pl.LightningModule):
             raise ValueError(f"{', '.join(wrong)} must not be negative")
         if r1_interval < 1:
             raise ValueError(f"model.r1_interval={r1_interval} must be at least 1")
+        if perceptual and features is None:
+            raise ValueError("the perceptual loss needs features")
         if not 0 <= ema < 1:
             raise ValueError(f"model.ema={ema} must be at least 0 and below 1")
         self.automatic_optimization = False
@@ -153,6 +155,10 @@ class RefinerTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer(network.parameters()) for network in (self.G, self.D)]
+
+    def on_fit_start(self) -> None:
+        if self.weights["perceptual"]:
+            self._features[0].to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["refiner"] = {"images_seen": self.images_seen}

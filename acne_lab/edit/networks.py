@@ -15,6 +15,10 @@ from acne_lab.edit.ffc import FourierBlock, conv
 
 LIMITS = {"width": 512, "max_width": 4096, "num_down": 6, "num_blocks": 64}  # of a file that asks for a billion
 
+# Of what is added to the overlay: hundreds of weights of the last layer move together, and in the first steps of Adam
+# an unscaled sum would overshoot what is to be corrected many times over, back and forth.
+RESIDUAL = 0.1
+
 
 def composite(photo: Tensor, inside: Tensor, mask: Tensor) -> Tensor:
     """`inside` where the mask [N, 1, H, W] is 1, the very bits of `photo` elsewhere; both [N, 3, H, W]."""
@@ -85,7 +89,7 @@ class Inpainter(nn.Module):
         for step in self.up:
             x = step(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
         x = self.leave(x)
-        return overlaid + x if self.conditioned else x
+        return overlaid + RESIDUAL * x if self.conditioned else x
 
 
 class PatchDiscriminator(nn.Module):

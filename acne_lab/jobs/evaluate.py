@@ -3,7 +3,8 @@
 Lesions of edits are compared with lesions of authentic photographs of the same severities, matched by size. By default
 those are photographs of the validation people: an editor's bank of lesions, its refiner and its GANs come from training
 photographs, so training lesions may be the very ones that were pasted, and the test split is opened once, by a grader.
-Every figure has the control beside it that two halves of the authentic photographs give.
+Authentic photographs are compressed as the edits are before they are looked at. Figures have the control beside them
+that two halves of the authentic photographs give.
 """
 
 from dataclasses import asdict
@@ -15,10 +16,9 @@ import torch
 from tqdm import tqdm
 
 from acne_lab.build import run_logger
-from acne_lab.data.photo import read_photo
 from acne_lab.data.table import SPLITS, ImageTable
 from acne_lab.jobs.comparison import compare, exponential
-from acne_lab.jobs.patches import Patches, boxes_of, edited_photos, spread
+from acne_lab.jobs.patches import Patches, boxes_of, edited_photos, spread, unedited
 from acne_lab.metrics.two_sample import Interval, mean_by_subject
 from acne_lab.report.realism import before_and_after, write_realism_report
 from acne_lab.runs import Run, file_key, find_table, open_run
@@ -51,7 +51,8 @@ def evaluate(config: dict) -> Run:
         )
         photos, shown = look_at_edits(edited, source, rows, made, num_shown=config["num_shown"])
         for row in tqdm(authentic.to_dict("records"), desc="authentic photographs", unit="img"):
-            real.add(np.asarray(read_photo(source.root / row["file_name"])), boxes_of(source, row["file_name"]), row)
+            photo = unedited(source.root / row["file_name"], written_as=rows["file_name"].iloc[0])
+            real.add(photo, boxes_of(source, row["file_name"]), row)
         figures = figures_of_photos(photos, seed=config["seed"])
         comparison, why_not = compare(real, made, num_pairs=config["num_patches"], seed=config["seed"])
         if comparison is not None:

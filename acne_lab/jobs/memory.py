@@ -17,7 +17,7 @@ HALF_THE_MICROBATCH = 0.60  # less does not halve: weights and optimizer stay
 SIXTEEN_BIT = 0.65  # at the four largest resolutions, in place of none: R1 and path length stay in 32 bit
 HALF_THE_CHANNELS = 0.55
 HALF_THE_RESOLUTION = 0.55  # not a quarter: the largest resolutions have the fewest channels
-HALF_THE_BATCH = 0.55  # of a grader, and of generation
+HALF_THE_BATCH = 0.55  # of a grader or a refiner, and of generation
 
 
 @contextmanager
@@ -41,6 +41,9 @@ def remedies(config: dict) -> list[str]:
     if config.get("task") == "grader":
         batch = config["loader"]["batch_size"]
         return [f"loader.batch_size={batch // 2}: {HALF_THE_BATCH:.0%}"] if batch > 1 else []
+    if config.get("task") == "refiner":
+        batch = config["stage"]["batch_size"]
+        return [f"stage.batch_size={batch // 2}: {HALF_THE_BATCH:.0%}"] if batch > 1 else []
     on_cpu = "CUDA_VISIBLE_DEVICES= in front of the command: none, it runs on the CPU"
     if config["batch_size"] == 1 or "file" in (config.get("mode") or {}):  # a projection is of one image
         return [on_cpu]

@@ -3,6 +3,8 @@
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from tqdm import tqdm
 
 from acne_lab.data.photo import read_photo
 from acne_lab.data.table import ImageTable
+from acne_lab.edit.jpeg import save_like
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
 from acne_lab.metrics.features import PatchFeatures
 from acne_lab.metrics.realism import ColourShift, Seam, added_spots, colour_shift, lesion_patch, seam
@@ -26,7 +29,7 @@ class EditedPhoto:
 
     Args:
         row: of the edited table.
-        before, after: uint8 [H, W, 3].
+        before, after: uint8 [H, W, 3]; the first compressed as the second is, see `unedited`.
         mask: bool [H, W], where the edit may have changed something.
         boxes: float [N, 4], the lesions it has added.
         lists_lesions: False where the edit keeps no list, and `boxes` are the red spots that were found.
@@ -96,9 +99,8 @@ def edited_photos(edited: ImageTable, source: ImageTable, rows: pd.DataFrame) ->
         ValueError: an edit and its parent, or its mask, differ in size.
     """
     for row in tqdm(rows.to_dict("records"), desc="edits", unit="img"):
-        before, after = (
-            np.asarray(read_photo(path)) for path in (source.root / row["parent"], edited.root / row["file_name"])
-        )
+        before = unedited(source.root / row["parent"], written_as=row["file_name"])
+        after = np.asarray(read_photo(edited.root / row["file_name"]))
         with Image.open(edited.root / row["mask"]) as picture:
             mask = np.asarray(picture.convert("L")) > 127
         if not before.shape[:2] == after.shape[:2] == mask.shape:
@@ -110,6 +112,24 @@ def edited_photos(edited: ImageTable, source: ImageTable, rows: pd.DataFrame) ->
         listed = pd.notna(row.get("lesions_added"))
         boxes = added_boxes(edited, source, row, mask) if listed else added_spots(before, after, mask)
         yield EditedPhoto(row=row, before=before, after=after, mask=mask, boxes=boxes, lists_lesions=listed)
+
+
+def unedited(path: Path, *, written_as: str) -> np.ndarray:
+    """A photograph, uint8 [H, W, 3], as it would be written by an edit that changes nothing.
+
+    An edit of a JPEG has been compressed twice, that of a PNG once. Unless the photographs that it is compared with
+    have been as well, a classifier finds that and calls it acne.
+
+    Args:
+        path: of the photograph.
+        written_as: name of an edit's file.
+    """
+    photo = np.asarray(read_photo(path))
+    if not written_as.lower().endswith((".jpg", ".jpeg")):
+        return photo
+    file = BytesIO()
+    save_like(photo, path, file)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def added_boxes(edited: ImageTable, source: ImageTable, row: dict, mask: np.ndarray) -> np.ndarray:

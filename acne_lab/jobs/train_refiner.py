@@ -32,7 +32,7 @@ def train_refiner(config: dict) -> Run:
     rows, held_out = table.select(split="train"), table.select(split="val")
     if len(rows) == 0:
         raise ValueError(f"{table.root} has no training photographs")
-    check_sizes(config)
+    check_config(config)
     with open_run(config, job="train", inputs=[table.key]) as run:
         Lineage.of(rows).write(run.path)
         if run.done:
@@ -40,7 +40,8 @@ def train_refiner(config: dict) -> Run:
         start_job(config)
         stage = config["stage"]
         features = packaged_features()
-        model = build(config["model"], features=features if config["model"]["perceptual"] else None)
+        # A partial: Hydra would copy the network, which it is given as an argument, into its config.
+        model = build({**config["model"], "_partial_": True})(features=features)
         data = PatchData(
             exercises=Exercises(patches_of(rows, config), overlay=Overlay(), blank=model.G.conditioned),
             batch_size=stage["batch_size"],
@@ -65,8 +66,12 @@ def train_refiner(config: dict) -> Run:
     return run
 
 
-def check_sizes(config: dict) -> None:
-    """Raise a ValueError if patches do not fit the networks."""
+def check_config(config: dict) -> None:
+    """Raise a ValueError if patches do not fit the networks, or the config asks for what is not done here."""
+    if config["init_from"]:
+        raise ValueError("a refiner starts from random weights: leave init_from out")
+    if "strategy" in config["trainer"]:
+        raise ValueError("a refiner trains on one device: leave trainer=ddp out")
     side, model = config["patches"]["side"], config["model"]
     step = 2 ** max(model["G"]["num_down"], model["D"]["num_down"])
     if side % step or side < 4 * step:

@@ -46,6 +46,12 @@ def analyse() -> Analyser:
 
 
 @pytest.fixture(scope="session")
+def on_toned(analyse, toned) -> dict[int, Analysis]:
+    """What is known of each of them."""
+    return {tone: analyse(photo) for tone, photo in toned.items()}
+
+
+@pytest.fixture(scope="session")
 def editor(analyse) -> Editor:
     return Editor(analyse=analyse, source=ProceduralLesions(), placement=Placement(), overlay=Overlay())
 

@@ -41,14 +41,14 @@ def test_clothes_of_skin_colour_are_not_skin(analyse, astronaut):
 
 
 @pytest.mark.parametrize("tone", range(1, 7))
-def test_skin_of_every_tone(analyse, toned, tone):
+def test_skin_of_every_tone(on_toned, tone):
     """Where a drawn face has bare skin it is found, and nothing else."""
     subject, places = sample_person(5, person_of_tone(tone), 1.0)
     photo = sample_photo(5, Shot(person_of_tone(tone), 0, 0), subject, places)
     u, v = np.random.default_rng(0).uniform((-0.6, -0.6), (0.6, 0.75), (4000, 2)).T
     clear = skin_clearance(u, v, subject)
     x, y = ((face_to_frame(u, v, subject, photo) + 1) * 256).astype(int).clip(0, 511)
-    found = analyse(toned[tone]).skin[y, x]
+    found = on_toned[tone].skin[y, x]
     assert (found[clear > 0.04] > 0.5).mean() > 0.85
     assert (found[clear < -0.03] > 0.5).mean() < 0.03
 
@@ -77,8 +77,8 @@ def test_photographs_without_skin_are_refused(analyse, portrait):
         analyse(gray)
 
 
-def test_tones_come_in_order(analyse, toned):
-    tones = [analyse(toned[k]).tone for k in range(1, 7)]
+def test_tones_come_in_order(on_toned):
+    tones = [on_toned[k].tone for k in range(1, 7)]
     assert all(a.ita > b.ita for a, b in pairwise(tones))
     assert all(abs(tone.fitzpatrick - k) <= 1 for k, tone in enumerate(tones, start=1))
     assert Tone.of(to_linear(np.uint8([243, 211, 193]))).darkness < 0.1 < 0.8 < Tone.of(np.full(3, 0.03)).darkness

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from acne_lab.edit.losses import (
+    SMOOTH,
     discriminator_loss,
     feature_matching,
     generator_loss,
@@ -60,6 +61,9 @@ def test_feature_matching():
 
 def test_pixel_loss():
     target, mask = torch.zeros(1, 3, 1, 4), torch.tensor([[[[1.0, 1.0, 0.0, 0.0]]]])
-    image = torch.tensor([0.0, 0.2, 0.4, 0.0]).expand(1, 3, 1, 4)
-    assert pixel_loss(image, target, mask, inside=5, outside=1).item() == pytest.approx(5 * 0.1 + 0.2)
-    assert pixel_loss(image, target, torch.zeros_like(mask), inside=5, outside=1).item() == pytest.approx(0.15)
+    image = torch.tensor([0.05, 0.25, 0.45, 0.0]).expand(1, 3, 1, 4)
+    errors = [0.05**2 / (2 * SMOOTH), 0.25 - SMOOTH / 2, 0.45 - SMOOTH / 2, 0]
+    expected = 5 * (errors[0] + errors[1]) / 2 + (errors[2] + errors[3]) / 2
+    assert pixel_loss(image, target, mask, inside=5, outside=1).item() == pytest.approx(expected)
+    none = torch.zeros_like(mask)
+    assert pixel_loss(image, target, none, inside=5, outside=1).item() == pytest.approx(sum(errors) / 4)

@@ -67,16 +67,23 @@ def test_both_networks_learn_and_the_average_follows():
 
 
 def test_the_perceptual_loss_uses_given_features_which_are_in_no_checkpoint():
-    features = torch.nn.Conv2d(3, 2, 3)
-    model, trainer = trained(1, perceptual=1.0, features=lambda images: [features(images)])
-    assert trainer.callback_metrics["loss/perceptual"] >= 0
-    assert features.weight.grad is None or not any("features" in name for name in model.state_dict())
+    class Features(torch.nn.Conv2d):
+        def forward(self, images):
+            return [super().forward(images)]
+
+    features = Features(3, 2, 3)
+    before = features.weight.clone()
+    model, trainer = trained(2, perceptual=1.0, features=features)
+    assert trainer.callback_metrics["loss/perceptual"] > 0
+    assert torch.equal(features.weight, before)
+    assert not any("features" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"matching": -1.0}, r"model\.matching=-1\.0 must not be negative"),
+        ({"perceptual": 1.0}, "needs features"),
         ({"r1_interval": 0}, "r1_interval=0 must be at least 1"),
         ({"ema": 1.0}, "must be at least 0 and below 1"),
     ],

@@ -11,7 +11,9 @@ from PIL import Image
 from tiny import composed
 
 from acne_lab.data.table import ImageTable
+from acne_lab.edit.jpeg import save_like
 from acne_lab.jobs.evaluate import evaluate
+from acne_lab.jobs.patches import unedited
 from acne_lab.jobs.prepare import prepare
 
 SMALL = ("num_photos=40", "num_patches=100", "patch_side=32", "num_threads=1")
@@ -84,6 +86,21 @@ def test_real_lesions_are_of_the_reference_split_and_never_of_the_edits(runs, so
     part = source.rows.groupby("split")["subject"].agg(set)
     assert people["real"] <= part["val"] and people["edited"] <= part["train"]
     assert set(patches.loc[patches["set"] == "real", "severity"]) == {"severe"}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_photograph_is_compressed_as_an_edit_is(source, tmp_path, suffix):
+    """So an edit that changes nothing has no seam, no colour and nothing that gives it away."""
+    photo = source.root / source.rows["file_name"][0]
+    pixels = np.asarray(Image.open(photo).convert("RGB"))
+    first, second = tmp_path / f"photo.{suffix}", tmp_path / f"edit.{suffix}"
+    Image.fromarray(pixels).save(first, **({"quality": 70} if suffix == "jpg" else {}))
+    decoded = np.asarray(Image.open(first).convert("RGB"))
+    if suffix == "jpg":
+        save_like(decoded, first, second)
+    else:
+        Image.fromarray(decoded).save(second)
+    assert np.array_equal(unedited(first, written_as=second.name), np.asarray(Image.open(second).convert("RGB")))
 
 
 def test_edits_that_keep_no_list_are_compared_where_they_are_red(runs):

@@ -4,8 +4,11 @@ import pickle
 
 import numpy as np
 import pytest
-from tiny import tiny_weights
+from PIL import Image
+from tiny import composed, tiny_weights
 
+from acne_lab.data.toy import ToyFaces
+from acne_lab.jobs.edits import make_editor
 from acne_lab.jobs.swaps import make_swap
 
 
@@ -48,3 +51,16 @@ def test_gans_that_do_not_fit(gans, tmp_path):
     labelled = tiny_weights(tmp_path / "labelled.safetensors", c_dim=4)
     with pytest.raises(ValueError, match="unconditional"):
         make_swap({"base": gans["base"], "severe": str(labelled)}, str(tmp_path))
+
+
+def test_the_shipped_config_edits_a_drawn_face(gans, tmp_path):
+    faces = ToyFaces(resolution=96, class_counts={"mild": 1}, seed=4)
+    name = faces.collect(tmp_path, 0).rows["file_name"][0]
+    photo = np.asarray(Image.open(tmp_path / name).convert("RGB"))
+    words = (f"edit.gans={{base: '{gans['base']}', severe: '{gans['severe']}'}}", "edit.projection.num_steps=2")
+    config = composed("balance", "table=x", "edit=severity_swap", *words, "edit.editor.analyse.landmarks=false")
+    editor, keys, _ = make_editor(config["edit"], None, str(tmp_path))
+    edit = editor(photo, boxes=None, num_added=9, severity="severe", seed=0)
+    assert edit.lesions_added is None and edit.mask.any()
+    assert (edit.image[~edit.mask] == photo[~edit.mask]).all()
+    assert any("w:2:" in key for key in keys)  # the projection is part of what an edit depends on

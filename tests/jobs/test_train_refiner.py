@@ -56,6 +56,11 @@ def test_it_is_found_by_name_with_its_lineage(run, toy_runs):
     assert find_run("refiner", toy_runs, holds=REFINER).path == run.path
 
 
+def test_with_the_perceptual_loss_of_the_packaged_network(toy_runs):
+    run = train(composed("train", *WORDS, "model.perceptual=1", "stage.num_images=8", f"runs_dir={toy_runs}"))
+    assert pd.read_csv(run.path / "metrics.csv")["loss/perceptual"].gt(0).all()
+
+
 @pytest.mark.parametrize("name", ["refined", "inpaint", "acnedit"])
 def test_edits_are_refined(run, toy_runs, name):
     """Every edit of conf/edit that takes a refiner, on a plain skin."""
@@ -114,6 +119,8 @@ def test_edited_rows_are_not_learned_from(toy_runs, tmp_path):
     ("overrides", "message"),
     [
         (("patches.side=18",), "patches.side=18 must be a multiple of 4"),
+        (("init_from=toy_faces_64",), "leave init_from out"),
+        (("trainer=ddp",), "trains on one device"),
         (("patches.per_photo=0",), "per_photo must be at least 1"),
         (("patches.side=128",), "64 x 64 is smaller than a patch of 128 px"),
         (("model.G.ratio_global=1",), "leaves one part empty"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_study import CLASSES, StudyWriter
+from fake_study import CLASSES, StudyWriter, full_study
 from tiny import composed
 
 from acne_lab.report.collect import read_study
@@ -318,3 +318,20 @@ def test_an_equal_budget_is_said(tmp_path):
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+def test_edits_are_compared_where_they_were_evaluated(tmp_path):
+    writer = StudyWriter(tmp_path)
+    writer.prepare()
+    figure = {"value": 0.874, "low": 0.81, "high": 0.93}
+    run_dir = writer._stage("overlay", "evaluate", "overlay", seconds=9.0)
+    (run_dir / "metrics.json").write_text(
+        json.dumps({"realism": {"auc": figure, "auc_control": figure, "seam": figure}})
+    )
+    folder = writer.write()
+    page = write_report(folder, writer.runs_dir).read_text()
+    assert "Realism of edits" in page and "0.874" in page and "0.810 to 0.930" in page and "real vs real" in page
+    markdown = (folder / "report.md").read_text()
+    assert "| overlay | 0.874 (0.810 to 0.930) |" in markdown
+    assert "AUC of real vs edited lesions (a coin 0.5): overlay 0.874" in page
+    assert "Realism of edits" not in write_report(full_study(tmp_path / "b").write(), tmp_path / "b/runs").read_text()
