@@ -9,7 +9,7 @@ VERBS = {
     "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
     "generate": "sample a data set from GANs (run=... num_images=...), or draw their latent space (mode=walk)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
-    "report": "write a study's HTML page and report.md again (study=demo)",
+    "report": "write the HTML page of a study or of an image table again (study=demo|data=TABLE)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",
     "ops": "the compiled operators: compile, compare with the reference, show what is in force (build|check|info)",
     "runs": "list the runs",

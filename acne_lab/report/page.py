@@ -22,6 +22,7 @@ from acne_lab.report import plots
 from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
 from acne_lab.report.parts import (
     NOT_RUN,
+    SOURCE_NAMES,
     THUMBNAIL,
     Drawing,
     Picture,
@@ -32,6 +33,7 @@ from acne_lab.report.parts import (
     markdown_templates,
     replace_text,
     score,
+    shared_subjects,
     slug,
     thumbnails,
 )
@@ -40,12 +42,6 @@ NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
 GRID_WIDTH = 720  # pixels of a GAN's sample grid
 
-_SOURCE_NAMES = {
-    "real": "Real photographs",
-    "toy": "Toy faces, drawn by code in place of photographs",
-    "edited": "Edited photographs",
-    "generated": "Generated",
-}
 _ENVIRONMENT_FIRST = ("code", "git", "version", "python", "torch", "cuda", "gpu", "cpu", "thread", "platform")
 
 
@@ -142,7 +138,7 @@ def reading(study: Study) -> list[str]:
     sizes = {arm.test.get("num_test") for arm in tested}
     if len(sizes) > 1:
         said.append("The arms were tested on different numbers of images, so their scores do not compare.")
-    if study.real is not None and (shared := _shared_subjects(study.real.table.rows)):
+    if study.real is not None and (shared := shared_subjects(study.real.table.rows)):
         said.append(
             f"{counted(shared, 'subject')} lie in more than one split: the grader has met people of its test "
             "set, and its scores are too high."
@@ -264,7 +260,7 @@ def _data(study: Study) -> dict | None:
         "num_images": len(table),
         "subjects": list(subjects.values()),
         "num_subjects": table.rows["subject"].nunique(),
-        "shared": _shared_subjects(table.rows),
+        "shared": shared_subjects(table.rows),
         "made": made,
         "report": json.dumps(table.report, indent=2, ensure_ascii=False) if table.report else "",
     }
@@ -307,7 +303,7 @@ def _beside(study: Study) -> dict | None:
         sheets.append(Sheet(name, tuple(columns), tuple(note for note in notes if note)))
     sheets = [sheet for sheet in sheets if any(sheet.columns)]
     heads = [_source_name(study.real.table.rows)] if study.real is not None else []
-    return {"heads": heads + [_SOURCE_NAMES[kind] for kind in kinds], "sheets": sheets} if sheets else None
+    return {"heads": heads + [SOURCE_NAMES[kind] for kind in kinds], "sheets": sheets} if sheets else None
 
 
 def _synthetic_rows(study: Study) -> pd.DataFrame:
@@ -498,14 +494,8 @@ def _by_source(counts: dict[str, int]) -> str:
     return " + ".join(f"{number:,} {source}" for source, number in counts.items())
 
 
-def _shared_subjects(rows: pd.DataFrame) -> int:
-    """Number of subjects with images in more than one split."""
-    known = rows[rows["subject"] != ""]
-    return int((known.groupby("subject")["split"].nunique() > 1).sum())
-
-
 def _source_name(rows: pd.DataFrame) -> str:
-    return _SOURCE_NAMES["toy" if (rows["source"] == "toy").all() else "real"]
+    return SOURCE_NAMES["toy" if (rows["source"] == "toy").all() else "real"]
 
 
 def _tick_name(path: Path) -> str:
