@@ -248,7 +248,7 @@ def subjects_figure(num_images: Sequence[int], confidence: Sequence[float] | Non
         figure, cells = _grid(rows=1, columns=1 if confidence is None else 2, height=2.3)
         largest = 10
         sizes = np.minimum(np.asarray(num_images, dtype=int), largest)
-        present = np.arange(1, max(sizes, default=1) + 1)
+        present = np.arange(1, max(4, sizes.max(initial=1)) + 1)
         numbers = [int((sizes == size).sum()) for size in present]
         cells[0].bar(present, numbers, width=0.7, color=SERIES[0])
         for size, number in zip(present, numbers):

@@ -210,6 +210,14 @@ def test_reading_of_unknown_parents_names_the_switch(tmp_path):
     assert data_lines(table)[-1].startswith("unknown parents")
 
 
+def test_people_who_were_told_apart_may_have_one_photograph_each(tmp_path):
+    table = make_table(tmp_path)
+    alone = table.rows.assign(subject=[str(k) for k in range(105)], subject_confidence=0.75)
+    assert not any("person of its own" in sentence for sentence in reading(replace(table, rows=alone)))
+    unknown = replace(table, rows=alone.assign(subject_confidence=0.0))
+    assert any("person of its own" in sentence for sentence in reading(unknown))
+
+
 def test_a_table_without_a_flaw_is_not_accused(tmp_path):
     assert len(reading(make_table(tmp_path))) == 1  # how much a test image weighs
 
