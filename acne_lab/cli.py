@@ -11,7 +11,7 @@ VERBS = {
     "balance": "fill the rare severities of a table with edits of its photographs (table=... balance=acnedit)",
     "evaluate": "how real the edits of a balance run are, and what gives them away (table=RUN)",
     "study": "run a graph of jobs, reusing what is done (study=demo)",
-    "report": "write a study's HTML page and report.md again (study=demo)",
+    "report": "write the HTML page of a study or of an image table again (study=demo|data=TABLE)",
     "convert": "networks from one kind of file into another (file=... to=x.safetensors|x.pt|x.onnx)",
     "ops": "the compiled operators: compile, compare with the reference, show what is in force (build|check|info)",
     "runs": "list the runs",

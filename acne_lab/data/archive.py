@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock
 from tqdm import tqdm
 
 MAX_BYTES = 64 * 2**30  # unpacked: far above any set of images here, far below what fills a server
@@ -26,6 +27,13 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
     """
     if folder.exists():
         return folder
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists():  # by another process that wanted it too
+            _unpack(archive, folder, max_bytes)
+    return folder
+
+
+def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
     try:
         with zipfile.ZipFile(archive) as file:
@@ -46,7 +54,6 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def _safe_files(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:

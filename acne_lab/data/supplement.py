@@ -60,10 +60,10 @@ def read_supplement(root: str | Path, table: ImageTable, out_dir: Path) -> Image
     taken = {PurePosixPath(name).name for name in table.rows["file_name"]}
     num_homonyms = sum(PurePosixPath(name).name in taken for name in rows["file_name"])
     notes = list(found.report["notes"])
-    notes += [f"{len(copies)} files are unchanged photographs of the table and were left out"] if copies else []
-    notes += [f"{num_homonyms} files are called as a photograph of the table is, in another folder"] * bool(
-        num_homonyms
-    )
+    if copies:
+        notes.append(f"{len(copies)} files are unchanged photographs of the table and were left out")
+    if num_homonyms:
+        notes.append(f"{num_homonyms} files are called as a photograph of the table is, in another folder")
     report = {
         **found.report,
         "num_images": len(rows),

@@ -7,6 +7,7 @@ from pathlib import Path
 from acne_lab.build import build, run_logger
 from acne_lab.data.collect import Source, build_table
 from acne_lab.data.table import ImageTable
+from acne_lab.report.data import PAGE, data_lines, write_data_report
 from acne_lab.runs import Run, open_run
 from acne_lab.tracking import log_and_finish
 
@@ -15,7 +16,16 @@ PLACES = {"root", "annotations_v2", "cache_dir", "blazeface", "identity"}
 
 
 def prepare(config: dict) -> Run:
-    """Build the table that `config["data"]` describes, or find it built."""
+    """Build the table that `config["data"]` describes, or find it built, and say what is in it."""
+    run = prepared(config)
+    for line in data_lines(ImageTable.read(run.path)):
+        print(line)
+    print(f"report: {run.path / PAGE}")
+    return run
+
+
+def prepared(config: dict) -> Run:
+    """The run of the table that `config["data"]` describes, with its report.html."""
     data = config["data"]
     if "source" not in data:
         raise ValueError(f"{data['root']} is an image table already: use it as data={data['root']}")
@@ -41,6 +51,9 @@ def prepare(config: dict) -> Run:
             run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": table.key})
             logger = run_logger(config, run)
             log_and_finish(logger, {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()})
+        with_images = data.get("contact_sheet", True)
+        if not (run.done and with_images and (run.path / PAGE).exists()):  # images that are unwanted now must go
+            write_data_report(ImageTable.read(run.path), run.path, contact_sheet=with_images)
         relink_images(run.path / "table", source)
     return run
 
@@ -57,4 +70,4 @@ def relink_images(table: Path, source: Source) -> None:
 def table_of(config: dict) -> ImageTable:
     """The image table of `config["data"]`: the one at data.root, or one prepared from its source."""
     data = config["data"]
-    return ImageTable.read(prepare(config).path if "source" in data else Path(data["root"]))
+    return ImageTable.read(prepared(config).path if "source" in data else Path(data["root"]))

@@ -1,11 +1,16 @@
-"""`acne-lab report study=demo`: write the HTML page and report.md of a study's newest run again."""
+"""`acne-lab report study=demo` and `acne-lab report data=TABLE`: write a page again."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from acne_lab.data.table import ImageTable
+from acne_lab.report.data import write_data_report
 from acne_lab.report.page import write_report
+from acne_lab.runs import find_table
+
+SWITCH = {"true": True, "false": False}
 
 
 def newest_study(name: str, runs_dir: Path) -> Path:
@@ -23,18 +28,38 @@ def newest_study(name: str, runs_dir: Path) -> Path:
     return found[name]
 
 
+def study_page(given: dict[str, str]) -> Path:
+    """Write report.html and report.md of `study=NAME or FOLDER`."""
+    runs_dir = Path(given.get("runs_dir", "runs")).resolve()
+    path = Path(given["study"])
+    folder = path.resolve() if (path / "study.json").exists() else newest_study(given["study"], runs_dir)
+    return write_report(folder, runs_dir)
+
+
+def data_page(given: dict[str, str]) -> Path:
+    """Write report.html of `data=RUN or FOLDER`: into the run, or into the folder of a table that is no run's."""
+    folder = find_table(given["data"], given.get("runs_dir", "runs")).resolve()
+    if folder.name == "table" and (folder.parent / "config.yaml").exists():
+        folder = folder.parent
+    contact_sheet = given.get("contact_sheet", "true").lower()
+    if contact_sheet not in SWITCH:
+        raise ValueError(f"contact_sheet must be true or false, not {contact_sheet}")
+    return write_data_report(ImageTable.read(folder), folder, contact_sheet=SWITCH[contact_sheet])
+
+
+PAGES = {"study": (study_page, {"study", "runs_dir"}), "data": (data_page, {"data", "runs_dir", "contact_sheet"})}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="acne-lab report", description=__doc__)
     parser.add_argument(
-        "overrides", nargs="+", metavar="study=NAME", help="study=NAME or study=FOLDER, [runs_dir=FOLDER]"
+        "overrides", nargs="+", metavar="study=NAME|data=TABLE", help="[runs_dir=FOLDER], [contact_sheet=false]"
     )
     given = dict(text.partition("=")[::2] for text in parser.parse_args().overrides)
-    runs_dir = Path(given.get("runs_dir", "runs")).resolve()
     try:
-        if set(given) - {"study", "runs_dir"} or "study" not in given:
-            raise ValueError("give study=NAME and, if it is not ./runs, runs_dir=FOLDER")
-        path = Path(given["study"])
-        folder = path.resolve() if (path / "study.json").exists() else newest_study(given["study"], runs_dir)
-        print(write_report(folder, runs_dir))
+        asked = [name for name in PAGES if name in given]
+        if len(asked) != 1 or set(given) - PAGES[asked[0]][1]:
+            raise ValueError("give study=NAME or data=TABLE, and, if it is not ./runs, runs_dir=FOLDER")
+        print(PAGES[asked[0]][0](given))
     except ValueError as error:
         sys.exit(f"error: {error}")

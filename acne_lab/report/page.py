@@ -22,6 +22,7 @@ from acne_lab.report import plots
 from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
 from acne_lab.report.parts import (
     NOT_RUN,
+    SOURCE_NAMES,
     THUMBNAIL,
     Drawing,
     Picture,
@@ -31,22 +32,17 @@ from acne_lab.report.parts import (
     markdown_templates,
     replace_text,
     score,
+    shared_subjects,
     slug,
     thumbnails,
 )
-from acne_lab.report.reading import baseline, differences, estimated, known, reading, shared_subjects, summary_lines
+from acne_lab.report.reading import baseline, differences, estimated, known, reading, summary_lines
 from acne_lab.report.realism import SHORT, comparison_rows
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
 GRID_WIDTH = 720  # pixels of a GAN's sample grid
 
-_SOURCE_NAMES = {
-    "real": "Real photographs",
-    "toy": "Toy faces, drawn by code in place of photographs",
-    "edited": "Edited photographs",
-    "generated": "Generated",
-}
 _ENVIRONMENT_FIRST = ("code", "git", "version", "python", "torch", "cuda", "gpu", "cpu", "thread", "platform")
 
 
@@ -272,7 +268,7 @@ def _beside(study: Study) -> dict | None:
         sheets.append(Sheet(name, tuple(columns), tuple(note for note in notes if note)))
     sheets = [sheet for sheet in sheets if any(sheet.columns)]
     heads = [_source_name(study.real.table.rows)] if study.real is not None else []
-    return {"heads": heads + [_SOURCE_NAMES[kind] for kind in kinds], "sheets": sheets} if sheets else None
+    return {"heads": heads + [SOURCE_NAMES[kind] for kind in kinds], "sheets": sheets} if sheets else None
 
 
 def _synthetic_rows(study: Study) -> pd.DataFrame:
@@ -438,7 +434,7 @@ def _by_source(counts: dict[str, int]) -> str:
 
 
 def _source_name(rows: pd.DataFrame) -> str:
-    return _SOURCE_NAMES["toy" if (rows["source"] == "toy").all() else "real"]
+    return SOURCE_NAMES["toy" if (rows["source"] == "toy").all() else "real"]
 
 
 def _tick_name(path: Path) -> str:

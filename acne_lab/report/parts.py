@@ -20,6 +20,13 @@ from acne_lab.report import plots
 NOT_RUN = "not run"
 THUMBNAIL = 176  # pixels: twice what a page shows, for sharp screens
 
+SOURCE_NAMES = {
+    "real": "Real photographs",
+    "toy": "Toy faces, drawn by code in place of photographs",
+    "edited": "Edited photographs",
+    "generated": "Generated",
+}
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -110,6 +117,12 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 def slug(name: str) -> str:
     """A name from a file as part of a file name or an id."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "unnamed"
+
+
+def shared_subjects(rows: pd.DataFrame) -> int:
+    """Number of subjects with images in more than one split."""
+    known = rows[rows["subject"] != ""]
+    return int((known.groupby("subject")["split"].nunique() > 1).sum())
 
 
 # -------------------------------------------------------------------------------- templates

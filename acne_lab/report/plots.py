@@ -271,6 +271,136 @@ def realism_figure(areas: Mapping[str, Mapping[str, float]], scores: Mapping[str
         return figure
 
 
+def counts_figure(counts: pd.DataFrame) -> Figure:
+    """Images of each severity (rows, first on top), in parts (columns): shades of the severity's colour."""
+    parts = list(counts.columns)
+    shades = np.linspace(1, 0.32, len(parts)) if len(parts) > 1 else [1.0]
+    with rc_context({**_STYLE, "axes.grid": False}):
+        figure, (axes,) = _grid(rows=1, columns=1, height=0.62 + 0.36 * len(counts), width=0.55 * WIDTH)
+        heights = np.arange(len(counts))[::-1]
+        start = np.zeros(len(counts))
+        for part, shade in zip(parts, shades):
+            values = counts[part].to_numpy()
+            axes.barh(heights, values, left=start, height=0.62, color=ramp(len(counts)), alpha=shade)
+            if len(parts) > 1:
+                axes.barh(0, 0, color=MUTED, alpha=shade, label=_plain(str(part)))
+            start = start + values
+        for height, total in zip(heights, start):
+            share = f"{100 * total / max(start.sum(), 1):.1f} %"
+            axes.annotate(
+                f"{total:,.0f}  ({share})",
+                (total, height),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                color=MUTED,
+            )
+        axes.set(xlim=(0, 1.22 * max(start.max(), 1)), ylim=(-0.6, len(counts) - 0.4))
+        axes.set_yticks(heights, [_plain(str(name)) for name in counts.index])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        if len(parts) > 1:
+            _legend_below(figure, axes, columns=len(parts))
+        return figure
+
+
+def subjects_figure(num_images: Sequence[int], confidence: Sequence[float] | None = None) -> Figure | None:
+    """How many images the subjects have, and how sure it is who is on an image.
+
+    Args:
+        num_images: of each subject.
+        confidence: of each image, in [0, 1]; None: not known.
+
+    Returns:
+        None where every subject has one image and no confidence is known.
+    """
+    if max(num_images, default=0) <= 1 and confidence is None:
+        return None
+    with rc_context(_STYLE):
+        figure, cells = _grid(rows=1, columns=1 if confidence is None else 2, height=2.3)
+        largest = 10
+        sizes = np.minimum(np.asarray(num_images, dtype=int), largest)
+        present = np.arange(1, max(4, sizes.max(initial=1)) + 1)
+        numbers = [int((sizes == size).sum()) for size in present]
+        cells[0].bar(present, numbers, width=0.7, color=SERIES[0])
+        for size, number in zip(present, numbers):
+            if number:
+                cells[0].annotate(
+                    f"{number:,}", (size, number), (0, 3), textcoords="offset points", ha="center", color=MUTED
+                )
+        cells[0].set_xticks(present, [f"{size} or more" if size == largest else str(size) for size in present])
+        cells[0].set(title="Subjects by their number of images", xlabel="images of one subject")
+        cells[0].margins(y=0.14)
+        if confidence is not None:
+            cells[1].hist(confidence, bins=np.linspace(0, 1, 21), color=SERIES[0], rwidth=0.86)
+            cells[1].set(title="Images by subject confidence", xlabel="confidence, 0 to 1", xlim=(-0.01, 1.01))
+        return figure
+
+
+def lesions_figure(
+    sizes: Sequence[float],
+    numbers: Mapping[str, Sequence[int]],
+    *,
+    reference: tuple[float, float, str],
+) -> Figure | None:
+    """Sizes of the lesions, and how many an image has.
+
+    Args:
+        sizes: diameters in short sides of their photographs.
+        numbers: severity -> lesions of each of its images.
+        reference: mean and standard deviation of the logarithm of another set's sizes, and that set's name.
+
+    Returns:
+        None where neither is known.
+    """
+    sizes = np.asarray(sizes, dtype=float)
+    numbers = {name: np.asarray(counts, dtype=int) for name, counts in numbers.items()}
+    counted = any(len(counts) for counts in numbers.values())
+    if not (len(sizes) or counted):
+        return None
+    with rc_context(_STYLE):
+        figure, cells = _grid(rows=1, columns=2 if len(sizes) and counted else 1, height=2.75)
+        if len(sizes):
+            _draw_sizes(cells[0], sizes, reference)
+        if counted:
+            _draw_numbers(cells[-1], numbers)
+        return figure
+
+
+def _draw_sizes(axes: Axes, sizes: np.ndarray, reference: tuple[float, float, str]) -> None:
+    mu, sigma, name = reference
+    low = min(np.quantile(sizes, 0.002), np.exp(mu - 2.8 * sigma))
+    high = max(np.quantile(sizes, 0.998), np.exp(mu + 3.2 * sigma))
+    edges = np.geomspace(low, high, 41)
+    shares, _ = np.histogram(sizes, edges)
+    width = np.log(edges[1] / edges[0])
+    axes.bar(edges[:-1], 100 * shares / len(sizes), np.diff(edges) * 0.92, align="edge", color=SERIES[0], label="here")
+    x = np.geomspace(low, high, 200)
+    density = np.exp(-((np.log(x) - mu) ** 2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
+    axes.plot(x, 100 * density * width, color=SERIES[1], label=name)
+    axes.set_xscale("log")
+    ticks = [tick for tick in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set(title="Lesion size (log)", xlabel="diameter, in short sides of the photograph", xlim=(low, high))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.legend(loc="best")
+
+
+def _draw_numbers(axes: Axes, numbers: Mapping[str, np.ndarray]) -> None:
+    largest = max(counts.max(initial=0) for counts in numbers.values())
+    step = largest // 66 + 1  # a bar for each number, up to ACNE04's largest
+    edges = np.arange(0, largest + step + 1, step) - 0.5
+    heights, below = [np.histogram(counts, edges)[0] for counts in numbers.values()], np.zeros(len(edges) - 1)
+    for name, height, colour in zip(numbers, heights, ramp(len(numbers))):
+        axes.bar(edges[:-1], height, step * 0.9, bottom=below, align="edge", color=colour, label=_plain(name))
+        below = below + height
+    axes.set(title="Images by their number of lesions", xlabel="lesions on an image", xlim=(edges[0] - 0.5, edges[-1]))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper right")
+
+
 def inline_svg(figure: Figure, *, name: str, description: str) -> str:
     """The figure as an <svg> element for the page: theme colours, the page's font, words for a screen reader.
 
@@ -401,9 +531,9 @@ def data_uri(image: Image.Image) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _grid(*, rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(*, rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A figure without pyplot, which keeps every figure alive until someone closes it."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -6,11 +6,9 @@ interval, and its difference to the study's baseline, seed by seed.
 
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
 from acne_lab.metrics.statistics import Estimate
 from acne_lab.report.collect import Arm, Stage, Study
-from acne_lab.report.parts import NOT_RUN, counted, duration, score
+from acne_lab.report.parts import NOT_RUN, counted, duration, score, shared_subjects
 
 
 def summary_lines(study: Study) -> list[str]:
@@ -216,12 +214,6 @@ def _stages_line(stages: Sequence[Stage]) -> str:
     if rest:
         words.append(f"{rest} unfinished or not run")
     return f"{counted(len(stages), 'stage')}: {', '.join(words)}"
-
-
-def shared_subjects(rows: pd.DataFrame) -> int:
-    """Number of subjects with images in more than one split."""
-    named = rows[rows["subject"] != ""]
-    return int((named.groupby("subject")["split"].nunique() > 1).sum())
 
 
 def known(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import stat
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,6 +17,10 @@ def packed(path, entries):
     return path
 
 
+def visible(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_unpacks_what_is_in_it_and_leaves_out_what_is_hidden(tmp_path):
     names = ["Mild/1.png", "Mild/deep/2.png", "__MACOSX/Mild/._1.png", ".DS_Store", "Mild/.thumbs/1.png"]
     archive = packed(tmp_path / "set.zip", [("Mild/", ""), *((name, name) for name in names)])
@@ -23,7 +28,7 @@ def test_unpacks_what_is_in_it_and_leaves_out_what_is_hidden(tmp_path):
     assert {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()} == {
         name: name for name in names[:2]
     }
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.zip"]
+    assert visible(tmp_path) == ["set", "set.zip"]
 
 
 def test_what_is_there_is_left_as_it_is(tmp_path):
@@ -31,6 +36,13 @@ def test_what_is_there_is_left_as_it_is(tmp_path):
     (tmp_path / "set").mkdir()
     unpack(archive, tmp_path / "set")
     assert list((tmp_path / "set").iterdir()) == []
+
+
+def test_two_processes_may_want_it(tmp_path):
+    archive = packed(tmp_path / "set.zip", [(f"{k}.png", bytes(1000)) for k in range(300)])
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: unpack(archive, tmp_path / "set"), range(4)))
+    assert len(list(folders[0].iterdir())) == 300
 
 
 def test_backslashes_are_folders(tmp_path):
@@ -51,7 +63,7 @@ def test_nothing_lands_outside(tmp_path, name):
     archive = packed(tmp_path / "in" / "set.zip", [(info, "x")])
     with pytest.raises(ValueError, match="would lie outside"):
         unpack(archive, tmp_path / "in" / "set")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["in", "set.zip"]
+    assert visible(tmp_path) == ["in"] and visible(tmp_path / "in") == ["set.zip"]
 
 
 def test_links_are_refused(tmp_path):
@@ -76,7 +88,8 @@ def test_an_entry_that_lies_about_its_size_is_not_read_on(tmp_path):
     archive.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be unpacked"):
         unpack(archive, tmp_path / "set", max_bytes=1000)
-    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+    assert visible(tmp_path) == ["set.zip"]
+    assert not list(tmp_path.glob(".*unpacking"))
 
 
 @pytest.mark.parametrize("damage", ["no zip", "cut", "spoilt", "password"])
@@ -95,4 +108,5 @@ def test_damage_leaves_nothing(tmp_path, damage):
     archive.write_bytes(content)
     with pytest.raises(ValueError, match="cannot be unpacked"):
         unpack(archive, tmp_path / "set")
-    assert [path.name for path in tmp_path.iterdir()] == ["set.zip"]
+    assert visible(tmp_path) == ["set.zip"]
+    assert not list(tmp_path.glob(".*unpacking"))

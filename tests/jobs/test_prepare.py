@@ -1,4 +1,4 @@
-"""Preparing a table: found again when its photographs were moved."""
+"""Preparing a table: found again when its photographs were moved, written up, and said what is in it."""
 
 import shutil
 
@@ -31,3 +31,31 @@ def test_a_moved_folder_finds_its_table_again(photographs, tmp_path):
     assert len(table) == 20
     assert all(path.is_file() for path in table.paths)
     assert (again.path / "table" / "images").resolve() == moved
+
+
+def test_it_says_what_is_in_the_table_and_where_its_report_lies(photographs, tmp_path, capsys):
+    words = ("data=folder", f"data.root={photographs}", f"runs_dir={tmp_path}")
+    for _ in range(2):  # made, and found
+        run = prepare(composed("prepare", *words))
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [
+            "20 photographs",
+            "mild 10, severe 10",
+            "train 14, val 2, test 4",
+            f"report: {run.path / 'report.html'}",
+        ]
+    assert "20 photographs" in (run.path / "report.html").read_text()
+    assert str(tmp_path) not in (run.path / "report.html").read_text()
+
+
+def test_the_report_of_a_finished_run_loses_its_images_and_comes_back(photographs, tmp_path):
+    words = ("data=folder", f"data.root={photographs}", f"runs_dir={tmp_path}")
+    first = prepare(composed("prepare", *words))
+    page = first.path / "report.html"
+    assert "<img" in page.read_text()
+    again = prepare(composed("prepare", *words, "data.contact_sheet=false"))
+    assert again.path == first.path
+    assert "<img" not in page.read_text()
+    page.unlink()
+    prepare(composed("prepare", *words))
+    assert "<img" in page.read_text()
