@@ -35,7 +35,7 @@ from acne_lab.data.examine import Examination, Examiner, examine
 from acne_lab.data.faces import INSTALL, FaceFinder, IdentityEmbedder, faces_available
 from acne_lab.data.photo import IMAGE_SUFFIXES
 from acne_lab.data.protocols import NUM_FOLDS, PROTOCOLS, leak_of_official_folds, with_splits
-from acne_lab.data.subjects import MIN_PHOTOGRAPHS, UNKNOWN, People, group_people
+from acne_lab.data.subjects import UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
 
 POPULATION = "acne04"  # whose people the subjects are
@@ -366,7 +366,11 @@ class Acne04:
                 f"({100 * faces['share_found']:.1f} %)",
                 f"{people['num_subjects']} people, {people['largest']} photographs of one at most; links from a "
                 f"similarity of {people['threshold']:.3f} on"
-                + ("" if people["calibrated"] else f", which is not of this data: below {MIN_PHOTOGRAPHS} faces"),
+                + (
+                    ""
+                    if people["calibrated"]
+                    else ", which is the literature's: too few photographs or people to learn one from"
+                ),
             ]
         known = "" if self.subjects == "faces" else ", as far as copies show it"
         for fold, leak in enumerate(report["leak"].values()):
