@@ -30,12 +30,12 @@ import pandas as pd
 
 from acne_lab.data.annotations import circle_boxes, fitted_boxes, read_circles, read_voc
 from acne_lab.data.collect import Collected, Problem, hash_each, hash_files, hash_of, severity_of_count
-from acne_lab.data.duplicates import best_copy, connected, groups_of, near_duplicates
+from acne_lab.data.duplicates import by_quality, connected, copies_of_best, near_duplicates
 from acne_lab.data.examine import Examination, Examiner, examine
 from acne_lab.data.faces import INSTALL, FaceFinder, IdentityEmbedder, faces_available
 from acne_lab.data.photo import IMAGE_SUFFIXES
 from acne_lab.data.protocols import NUM_FOLDS, PROTOCOLS, leak_of_official_folds, with_splits
-from acne_lab.data.subjects import MIN_PHOTOGRAPHS, UNKNOWN, People, group_people
+from acne_lab.data.subjects import UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
 
 POPULATION = "acne04"  # whose people the subjects are
@@ -289,7 +289,7 @@ class Acne04:
         by_content = rows.groupby("sha256").indices.values()
         copies = [(int(group[0]), int(other)) for group in by_content for other in group[1:]]
         same = copies + [link[:2] for link in links]
-        groups = groups_of(connected(len(names), same))
+        groups = copies_of_best(same, by_quality(sizes, [one.num_bytes for one in examined], names))
 
         people = self._people(names, examined, same)
         first_of: dict[int, str] = {}
@@ -330,15 +330,14 @@ class Acne04:
     def _copies_report(self, rows: pd.DataFrame, groups: list[list[int]], examined: list[Examination]) -> dict:
         """duplicates: each copy and the one that is the best of them; conflicts: copies with different grades."""
         names, grades, digests = (rows[column].tolist() for column in ("file_name", "severity", "sha256"))
-        sizes, num_bytes = [one.size for one in examined], [one.num_bytes for one in examined]
         duplicates, conflicts = [], []
-        for group in groups:
+        for best, *others in groups:
+            group = [best, *others]
             severities = sorted({grades[i] for i in group}, key=self.classes.index)
             if len(severities) > 1:
                 found = sorted(names[i] for i in group)
                 conflicts.append({"file_name": found[0], "file_names": found, "severities": severities})
                 continue
-            best = best_copy(group, sizes, num_bytes, names)
             duplicates += [
                 {
                     "file_name": names[i],
@@ -346,8 +345,7 @@ class Acne04:
                     "distance_bits": (examined[i].hash ^ examined[best].hash).bit_count(),
                     "bytes_equal": digests[i] == digests[best],
                 }
-                for i in sorted(group, key=names.__getitem__)
-                if i != best
+                for i in sorted(others, key=names.__getitem__)
             ]
         return {"duplicates": duplicates, "conflicts": conflicts}
 
@@ -368,7 +366,11 @@ class Acne04:
                 f"({100 * faces['share_found']:.1f} %)",
                 f"{people['num_subjects']} people, {people['largest']} photographs of one at most; links from a "
                 f"similarity of {people['threshold']:.3f} on"
-                + ("" if people["calibrated"] else f", which is not of this data: below {MIN_PHOTOGRAPHS} faces"),
+                + (
+                    ""
+                    if people["calibrated"]
+                    else ", which is the literature's: too few photographs or people to learn one from"
+                ),
             ]
         known = "" if self.subjects == "faces" else ", as far as copies show it"
         for fold, leak in enumerate(report["leak"].values()):

@@ -97,17 +97,31 @@ def connected(num: int, links: Sequence[tuple[int, int]]) -> np.ndarray:
     return connected_components(graph, directed=False)[1]
 
 
-def groups_of(labels: np.ndarray) -> list[list[int]]:
-    """The positions of each label that at least two have, in order of the first."""
-    members = defaultdict(list)
-    for position, label in enumerate(labels.tolist()):
-        members[label].append(position)
-    return [group for group in members.values() if len(group) > 1]
+def copies_of_best(links: Sequence[tuple[int, int]], order: Sequence[int]) -> list[list[int]]:
+    """Groups of copies, the best copy first: it and what is linked to it, but not what is linked to that alone.
+
+    Twenty photographs of a burst may each be like the next: through links of links they would all be one.
+
+    Args:
+        links: pairs of positions.
+        order: all positions, the best first (`by_quality`).
+    """
+    linked = defaultdict(set)
+    for first, second in links:
+        linked[first].add(second)
+        linked[second].add(first)
+    groups, taken = [], set()
+    for best in order:
+        others = [position for position in order if position in linked[best] - taken] if linked[best] else []
+        if best not in taken and others:
+            groups.append([best, *others])
+            taken |= {best, *others}
+    return groups
 
 
-def best_copy(group: Sequence[int], sizes: Sequence[tuple[int, int]], num_bytes: Sequence[int], names: Sequence[str]):
-    """The copy that stays: of the most pixels, then of the most bytes (the least compressed), then the first name."""
-    return min(group, key=lambda i: (-sizes[i][0] * sizes[i][1], -num_bytes[i], names[i]))
+def by_quality(sizes: Sequence[tuple[int, int]], num_bytes: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Positions: of the most pixels first, then of the most bytes (the least compressed), then by name."""
+    return sorted(range(len(names)), key=lambda i: (-sizes[i][0] * sizes[i][1], -num_bytes[i], names[i]))
 
 
 def _same_proportions(a: tuple[int, int], b: tuple[int, int]) -> bool:

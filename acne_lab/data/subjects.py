@@ -28,6 +28,7 @@ FALSE_LINKS = 0.02  # expected pairs of strangers linked, a photograph
 MIN_PHOTOGRAPHS = 50  # fewer have too few pairs to tell what strangers look like
 UNCALIBRATED = {"dlib": 0.91, "whole image": 0.95}  # dlib's own 0.6 of distance, as a cosine; and for all others
 UNCALIBRATED_OTHER = 0.5
+MAX_THRESHOLD = 0.95  # a threshold above it would not know a person again: the set cannot calibrate one
 MAX_SHARE, MAX_NUMBER = 0.02, 20  # a group above both is looked at: is it one person, or a chain?
 MIN_DENSITY = 0.5  # of a person's pairs, this many are linked
 LAYOUT_SIDE = 12  # px of the pictures by which photographs without a face are compared
@@ -45,7 +46,7 @@ class Threshold:
 
     Args:
         value: cosine, of centred vectors if calibrated.
-        calibrated: False: too few photographs; `value` is the literature's.
+        calibrated: False: too few photographs or people; `value` is the literature's.
         num_pairs: compared.
         num_links: pairs at or above it.
         expected_false_links: of strangers, by the null; NaN if not calibrated.
@@ -103,11 +104,11 @@ def group_people(
     faceless = [index for index, position in enumerate(order) if identities[position] is None]
 
     vectors = np.array([identities[order[index]] for index in faces], dtype=np.float64)
-    centre = vectors.mean(axis=0) if len(faces) >= MIN_PHOTOGRAPHS else 0.0
-    found, by_face = link_similar(vectors, uncalibrated=UNCALIBRATED.get(model, UNCALIBRATED_OTHER))
+    found, by_face, directions = link_similar(vectors, uncalibrated=UNCALIBRATED.get(model, UNCALIBRATED_OTHER))
+    centre = vectors.mean(axis=0) if by_face.calibrated else 0.0
     links = [(faces[a], faces[b]) for a, b in found]
     labels = connected(len(order), links)
-    links, num_cut = _without_chains(labels, links, dict(zip(faces, _directions(vectors))), by_face.value)
+    links, num_cut = _without_chains(labels, links, dict(zip(faces, directions)), by_face.value)
 
     confidence = np.full(len(order), BY_FACE if by_face.calibrated else BY_FACE_UNCALIBRATED)
     confidence[faceless] = ALONE
@@ -139,17 +140,19 @@ def group_people(
     return People(labels[back], confidence[back], report)
 
 
-def link_similar(vectors: np.ndarray, *, uncalibrated: float) -> tuple[list[tuple[int, int]], Threshold]:
-    """The pairs of vectors [N, D] of length 1 that are too similar for strangers, and from where on they are.
+def link_similar(vectors: np.ndarray, *, uncalibrated: float) -> tuple[list[tuple[int, int]], Threshold, np.ndarray]:
+    """The pairs of vectors [N, D] of length 1 that are too similar for strangers, from where on they are, and what was
+    compared [N, D].
 
-    With fewer than `MIN_PHOTOGRAPHS` vectors the threshold is `uncalibrated`, for the cosine as it is.
+    With fewer than `MIN_PHOTOGRAPHS` vectors, or where strangers seem as alike as one person's photographs (a set of
+    very few people has no strangers to learn from), the threshold is `uncalibrated`, for the cosine as it is.
     """
     num = len(vectors)
     num_pairs = num * (num - 1) // 2
-    directions = _directions(vectors)
     if num < MIN_PHOTOGRAPHS:
-        links = _pairs_from(directions, uncalibrated)
-        return links, Threshold(uncalibrated, False, num_pairs, len(links))
+        links = _pairs_from(vectors, uncalibrated)
+        return links, Threshold(uncalibrated, False, num_pairs, len(links)), vectors
+    directions = _directions(vectors)
     wanted = FALSE_LINKS * num / num_pairs
     labels, sign = np.arange(num), -1
     for _ in range(6):
@@ -160,16 +163,17 @@ def link_similar(vectors: np.ndarray, *, uncalibrated: float) -> tuple[list[tupl
         before, labels, sign = labels, connected(num, links), 1
         if (before == labels).all():
             break
+    if value > MAX_THRESHOLD:
+        links = _pairs_from(vectors, uncalibrated)
+        return links, Threshold(uncalibrated, False, num_pairs, len(links)), vectors
     threshold = Threshold(
         float(value), True, num_pairs, len(links), wanted * num_pairs, float(median), float(scale), float(shape)
     )
-    return links, threshold
+    return links, threshold, directions
 
 
 def _directions(vectors: np.ndarray) -> np.ndarray:
-    """The vectors seen from their mean, of length 1; of few, which have no mean to speak of, as they are."""
-    if len(vectors) < MIN_PHOTOGRAPHS:
-        return vectors
+    """The vectors seen from their mean, of length 1."""
     centred = vectors - vectors.mean(axis=0)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
@@ -254,9 +258,7 @@ def _nearest_pictures(faceless: list[int], thumbnails: np.ndarray) -> tuple[list
 
     Only the nearest: a picture without a face must not join two people.
     """
-    layouts = layout(thumbnails)
-    _, threshold = link_similar(layouts, uncalibrated=UNCALIBRATED["whole image"])
-    directions = _directions(layouts)
+    _, threshold, directions = link_similar(layout(thumbnails), uncalibrated=UNCALIBRATED["whole image"])
     similarities = directions[faceless] @ directions.T
     similarities[np.arange(len(faceless)), faceless] = -np.inf
     nearest = similarities.argmax(axis=1)

@@ -8,9 +8,9 @@ from PIL import Image, ImageEnhance
 
 from acne_lab.data.duplicates import (
     MAX_BITS,
-    best_copy,
+    by_quality,
     connected,
-    groups_of,
+    copies_of_best,
     near_duplicates,
     perceptual_hash,
     thumbnail,
@@ -100,8 +100,11 @@ def test_twenty_thousand_hashes_are_compared_in_seconds():
     assert [link[:2] for link in near_duplicates(hashes, [picture] * 20_000, [(4, 4)] * 20_000)] == [(777, 19_000)]
 
 
-def test_groups_and_the_copy_that_stays():
-    assert groups_of(connected(6, [(0, 3), (3, 5), (1, 2)])) == [[0, 3, 5], [1, 2]]
+def test_the_best_copy_stays_and_links_of_links_are_no_copies():
     sizes, num_bytes, names = [(10, 10), (20, 20), (20, 20), (20, 20)], [9, 5, 6, 6], ["a", "b", "d", "c"]
-    assert best_copy([0, 1, 2, 3], sizes, num_bytes, names) == 3
-    assert best_copy([3, 1, 0, 2], sizes, num_bytes, names) == 3
+    order = by_quality(sizes, num_bytes, names)
+    assert order == [3, 2, 1, 0]
+    assert copies_of_best([(0, 3), (3, 1), (2, 0)], order) == [[3, 1, 0]]
+    assert copies_of_best([(3, 2), (2, 1), (1, 0)], order) == [[3, 2], [1, 0]]  # a burst: each like the next
+    assert copies_of_best([], order) == []
+    assert connected(6, [(0, 3), (3, 5), (1, 2)]).tolist() == [0, 1, 1, 0, 2, 0]

@@ -58,7 +58,7 @@ def test_people_are_recovered(num_people, per_person, options):
     people = grouped(identities)
     same, found = pairs(who), pairs(people.labels)
     assert (found & same).sum() / same.sum() > 0.99
-    links, threshold = link_similar(identities, uncalibrated=0.5)
+    links, threshold, _ = link_similar(identities, uncalibrated=0.5)
     assert threshold.calibrated
     false = sum(who[a] != who[b] for a, b in links)
     assert false <= 2 * threshold.expected_false_links + 3
@@ -98,6 +98,18 @@ def test_few_photographs_take_the_threshold_of_the_literature():
     assert set(people.confidence) == {BY_FACE_UNCALIBRATED}
     for number in (0, 1, 2):
         assert len(grouped(identities[:number]).labels) == number
+
+
+def test_a_set_of_one_person_falls_back_to_one_person():
+    """There are no strangers to learn from; taking each photograph for a person would be the worst answer."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=12) + np.outer(rng.normal(size=200), rng.normal(size=12)) * 0.1
+    vectors += 0.05 * rng.normal(size=vectors.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    people = grouped(vectors, model="dlib", mirrored=list(vectors))
+    assert people.report["calibrated"] is False
+    assert people.report["num_subjects"] == 1
+    assert people.report["mirrored_recognised"] == 1
 
 
 @settings(max_examples=25, deadline=None)
