@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class DotEditor:
 
     At the call of number DOTS_DIE_AT (from 0, of the environment) it kills the process, or its parent: DOTS_KILL.
     """
+
+    analyse = SimpleNamespace(finder=None)  # it looks for no face
 
     def __init__(self, *, skips=0, off_by=0, uncounted=False, seconds=0.0):
         self.skips, self.off_by, self.uncounted, self.seconds = skips, off_by, uncounted, seconds

@@ -15,7 +15,7 @@ from PIL import Image
 
 from acne_lab.data.photo import read_photo
 from acne_lab.edit.editor import Skipped
-from acne_lab.edit.jpeg import save_like
+from acne_lab.edit.encoding import save_like
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Task:
         photo: the photograph's file.
         boxes: float [M, 4], its known lesions, x0 y0 x1 y1 in px; None: nobody knows.
         num_added, severity, seed: for the editor.
-        image, mask: the files to write, .jpg and .png.
+        image, mask: the files to write; the mask's is a .png.
     """
 
     candidate: int

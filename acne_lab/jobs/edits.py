@@ -17,6 +17,7 @@ from tqdm import tqdm
 from acne_lab.build import build
 from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
+from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of
 from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limit_threads, take_editor
 from acne_lab.jobs.pool import start_workers
@@ -32,8 +33,8 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
         runs_dir: where the runs are that `refiner` and `gans` name.
 
     Returns:
-        the editor (`edit.editor.Editor`, or anything that is called alike; it can be pickled), the keys of what it has
-        learned from, and whose photographs that were, besides the one that it edits.
+        the editor (`edit.editor.Editor`, or `edit.swap.SeveritySwap`; it can be pickled), the keys of what it has
+        learned from and finds faces with, and whose photographs that were, besides the one that it edits.
 
     Raises:
         ValueError: a run is missing or unfit, or the bank finds no lesions.
@@ -58,13 +59,16 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
         keys += [f"gan:{key}" for key in gan_keys]
         lineages.append(lineage)
     # A partial: Hydra would copy objects that it is given as arguments into its config.
-    return build({**node, "_partial_": True})(**parts), keys, Lineage.merged(*lineages)
+    editor = build({**node, "_partial_": True})(**parts)
+    if finder := editor.analyse.finder:  # other detectors find other faces: those that are installed here
+        keys.append(f"faces:{','.join(finder.detectors)}")
+    return editor, keys, Lineage.merged(*lineages)
 
 
-def image_name(run: Run, table: ImageTable, severity: str, number: int) -> str:
+def image_name(run: Run, table: ImageTable, severity: str, number: int, suffix: str) -> str:
     """Where an added image lies: its name tells the severity and nothing of its parent, and no other image has it."""
     name = hashlib.sha256(f"{run.key}/{number}".encode()).hexdigest()[:12]
-    return f"images/levle{table.classes.index(severity)}_generated/{name}.jpg"
+    return f"images/levle{table.classes.index(severity)}_generated/{name}{suffix}"
 
 
 def make_edits(run: Run, table: ImageTable, plan: pd.DataFrame, editor: Callable, config: dict) -> dict[int, dict]:
@@ -79,7 +83,7 @@ def make_edits(run: Run, table: ImageTable, plan: pd.DataFrame, editor: Callable
     for half_written in folder.glob("*/*/.*"):  # by a process that was killed
         half_written.unlink(missing_ok=True)
     for severity in plan["severity"].unique():
-        name = Path(image_name(run, table, severity, 0))
+        name = Path(image_name(run, table, severity, 0, ""))
         (folder / name.parent).mkdir(parents=True, exist_ok=True)
         (folder / mask_name(name)).parent.mkdir(parents=True, exist_ok=True)
     outcomes = read_journal(run)
@@ -114,7 +118,7 @@ def task_of(
     run: Run, table: ImageTable, candidate: int, edit: pd.Series, boxes: dict[str, pd.DataFrame] | None
 ) -> Task:
     """The task of a row of the plan; `boxes` are those of each photograph that has any, None if nobody knows them."""
-    image = Path(image_name(run, table, edit["severity"], candidate))
+    image = Path(image_name(run, table, edit["severity"], candidate, suffix_like(edit["file_name"])))
     known = None
     if boxes is not None:
         found = boxes.get(edit["file_name"])
@@ -200,7 +204,7 @@ def edited_rows(
         assert after is None or fewest <= after <= (most or after), (
             f"{name} added {added} lesions to {edit.lesions_before}, not {edit.num_added}: that is not {edit.severity}"
         )
-        image = image_name(run, table, edit.severity, edit.Index)
+        image = image_name(run, table, edit.severity, edit.Index, suffix_like(edit.file_name))
         row = {
             "file_name": image,
             "severity": edit.severity,
@@ -230,7 +234,7 @@ def edited_boxes(run: Run, table: ImageTable, made: pd.DataFrame, outcomes: dict
         outcome = outcomes[edit.Index]
         if outcome["lesions_added"] is None:
             continue
-        image = image_name(run, table, edit.severity, edit.Index)
+        image = image_name(run, table, edit.severity, edit.Index, suffix_like(edit.file_name))
         before = own[edit.file_name][list(BOX_COLUMNS[1:])].to_numpy().tolist() if edit.file_name in own else []
         boxes += [(image, *corners) for corners in [*before, *outcome["boxes"]]]
     return pd.DataFrame(boxes, columns=list(BOX_COLUMNS))

@@ -51,7 +51,7 @@ def evaluate(config: dict) -> Run:
         )
         photos, shown = look_at_edits(edited, source, rows, made, num_shown=config["num_shown"])
         for row in tqdm(authentic.to_dict("records"), desc="authentic photographs", unit="img"):
-            photo = unedited(source.root / row["file_name"], written_as=rows["file_name"].iloc[0])
+            photo = unedited(source.root / row["file_name"])
             real.add(photo, boxes_of(source, row["file_name"]), row)
         figures = figures_of_photos(photos, seed=config["seed"])
         comparison, why_not = compare(real, made, num_pairs=config["num_patches"], seed=config["seed"])

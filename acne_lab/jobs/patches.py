@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from acne_lab.data.photo import read_photo
 from acne_lab.data.table import ImageTable
-from acne_lab.edit.jpeg import save_like
+from acne_lab.edit.encoding import save_like
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
 from acne_lab.metrics.features import PatchFeatures
 from acne_lab.metrics.realism import ColourShift, Seam, added_spots, colour_shift, lesion_patch, seam
@@ -99,7 +99,7 @@ def edited_photos(edited: ImageTable, source: ImageTable, rows: pd.DataFrame) ->
         ValueError: an edit and its parent, or its mask, differ in size.
     """
     for row in tqdm(rows.to_dict("records"), desc="edits", unit="img"):
-        before = unedited(source.root / row["parent"], written_as=row["file_name"])
+        before = unedited(source.root / row["parent"])
         after = np.asarray(read_photo(edited.root / row["file_name"]))
         with Image.open(edited.root / row["mask"]) as picture:
             mask = np.asarray(picture.convert("L")) > 127
@@ -114,19 +114,13 @@ def edited_photos(edited: ImageTable, source: ImageTable, rows: pd.DataFrame) ->
         yield EditedPhoto(row=row, before=before, after=after, mask=mask, boxes=boxes, lists_lesions=listed)
 
 
-def unedited(path: Path, *, written_as: str) -> np.ndarray:
+def unedited(path: Path) -> np.ndarray:
     """A photograph, uint8 [H, W, 3], as it would be written by an edit that changes nothing.
 
-    An edit of a JPEG has been compressed twice, that of a PNG once. Unless the photographs that it is compared with
-    have been as well, a classifier finds that and calls it acne.
-
-    Args:
-        path: of the photograph.
-        written_as: name of an edit's file.
+    An edit of a JPEG has been compressed twice. Unless the photographs that it is compared with have been as well, a
+    classifier finds that and calls it acne.
     """
     photo = np.asarray(read_photo(path))
-    if not written_as.lower().endswith((".jpg", ".jpeg")):
-        return photo
     file = BytesIO()
     save_like(photo, path, file)
     return np.asarray(Image.open(file).convert("RGB"))

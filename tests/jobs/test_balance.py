@@ -195,12 +195,12 @@ def test_killed_and_repeated(fill, start, tmp_path, num_workers, victim, dies_at
     tried = journal.read_text().splitlines()
     assert len(tried) >= 3
     journal.write_text("\n".join([*tried, '{"candidate": 9, "sha']))  # as if it had died in the middle of a line
-    half = folder / "table" / "images" / "levle2_generated" / ".1-x.jpg"
+    half = folder / "table" / "images" / "levle2_generated" / ".1-x.png"
     half.write_bytes(b"half")
-    names = [Path(image).name for image in (folder / "table" / "images").rglob("*.jpg") if image != half]
+    names = [Path(image).name for image in (folder / "table" / "images").rglob("*.png") if image != half]
 
     whole = fill(skips=5, runs_dir=tmp_path / "whole")
-    done = {p: p.stat().st_mtime_ns for p in folder.rglob("*.jpg") if p.name in names and journaled(p, tried)}
+    done = {p: p.stat().st_mtime_ns for p in folder.rglob("*.png") if p.name in names and journaled(p, tried)}
     resumed = fill(skips=5, runs_dir=runs_dir)
     assert resumed.path.name == whole.path.name == folder.name
     assert content(resumed) == content(whole)
@@ -264,7 +264,7 @@ def test_generated(toy_runs, table, tmp_path):
     assert set(added.rows["source"]) == {"generated"}
     assert set(added.rows["split"]) == {"train"}
     assert set(added.rows["parent"]) == {f"train/{gan.path.name}"}
-    assert all(re.fullmatch(r"images/levle2_generated/[0-9a-f]{12}\.jpg", name) for name in added.rows["file_name"])
+    assert all(re.fullmatch(r"images/levle2_generated/[0-9a-f]{12}\.png", name) for name in added.rows["file_name"])
     assert {Image.open(path).size for path in added.paths} == {(32, 32)}
     assert set(Lineage.read(added.root).rows["sha256"]) == set(
         table.select(split="train", severity="severe").rows["sha256"]
