@@ -223,12 +223,12 @@ def test_bands_grade_counts(described):
 def test_split_and_source_columns_are_kept(described):
     root = described(
         "file_name,severity,split,source,parent",
-        "a.png,mild,train,,",
-        "b.png,mild,test,generated,runs/x",
+        "a.png,mild,test,,",
+        "b.png,mild,train,generated,runs/x",
         "c.png,severe,val,real,",
     )
     table = build(root)
-    assert table.rows["split"].tolist() == ["train", "test", "val"]
+    assert table.rows["split"].tolist() == ["test", "train", "val"]
     assert table.rows["source"].tolist() == ["real", "generated", "real"]
     assert table.rows["parent"].tolist() == ["", "runs/x", ""]
 

@@ -175,7 +175,7 @@ def test_bank_edits_too(known, portrait, lesion_table):
 def test_shipped_configs_build(lesion_table, toned):
     """They name every argument of the parts, and edit."""
     for name in ("overlay", "overlay_bank"):
-        edit = composed("train", "experiment=grader", f"+edit={name}")["edit"]
+        edit = composed("train", "experiment=grader", f"edit={name}")["edit"]
         assert edit["name"] == name and edit["bank"] == (name == "overlay_bank")
         node, given = dict(edit["editor"]), {}
         if edit["bank"]:
