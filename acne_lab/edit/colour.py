@@ -10,17 +10,13 @@ import numpy as np
 from PIL import Image
 
 from acne_lab.data.portrait import HAEMOGLOBIN, MELANIN
+from acne_lab.metrics.colour import LINEAR
 
-__all__ = ["HAEMOGLOBIN", "MELANIN", "from_linear", "log_chroma", "luminance", "shrink", "to_lab", "to_linear"]
+__all__ = ["HAEMOGLOBIN", "MELANIN", "from_linear", "log_chroma", "luminance", "shrink", "to_linear"]
 
 DARKEST = np.float32(1.5e-3)  # linear light below this is noise; the OD of black would be infinite
 
 
-def _srgb_to_linear(value: np.ndarray) -> np.ndarray:
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-
-
-_LINEAR_OF_LEVEL = _srgb_to_linear(np.arange(256) / 255).astype(np.float32)
 _STEPS = 1 << 14  # of the inverse table, over the square root of light: a step is a tenth of a level at most
 _SQUARES = (np.arange(_STEPS + 1) / _STEPS) ** 2
 _SRGB_OF_ROOT = np.where(
@@ -30,7 +26,7 @@ _SRGB_OF_ROOT = np.where(
 
 def to_linear(photo: np.ndarray) -> np.ndarray:
     """uint8 sRGB (IEC 61966-2-1) to linear light in [0, 1], float32, any shape."""
-    return _LINEAR_OF_LEVEL[photo]
+    return LINEAR[photo]
 
 
 def from_linear(light: np.ndarray) -> np.ndarray:
@@ -51,15 +47,6 @@ def log_chroma(light: np.ndarray) -> np.ndarray:
     """
     log = np.log(np.maximum(light, DARKEST))
     return np.stack([log[..., 0] - log[..., 1], log[..., 1] - log[..., 2]], axis=-1)
-
-
-def to_lab(light: np.ndarray) -> np.ndarray:
-    """CIELAB (D65) [..., 3] of linear sRGB light [..., 3]."""
-    xyz = light @ np.array(
-        [(0.4339, 0.2126, 0.0178), (0.3762, 0.7152, 0.1095), (0.1899, 0.0722, 0.8727)], np.float32
-    )  # rows R, G, B; divided by the white point
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def shrink(photo: np.ndarray, long_side: int) -> np.ndarray:

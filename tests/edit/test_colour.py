@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from acne_lab.edit.colour import from_linear, log_chroma, shrink, to_lab, to_linear
+from acne_lab.edit.colour import from_linear, log_chroma, shrink, to_linear
 
 
 def test_linear_light_and_back_is_exact():
@@ -14,12 +14,6 @@ def test_the_inverse_is_that_of_srgb():
     light = np.linspace(0, 1, 5001)
     srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
     assert np.abs(from_linear(light) - srgb * 255).max() < 0.6
-
-
-def test_lab_of_known_colours():
-    # The CSS colour "tomato", rgb(255, 99, 71), and white, in CIELAB under D65.
-    assert to_lab(to_linear(np.uint8([255, 99, 71]))) == pytest.approx([62.2, 57.9, 46.4], abs=0.3)
-    assert to_lab(np.ones(3, np.float32)) == pytest.approx([100, 0, 0], abs=0.05)
 
 
 def test_shading_cancels_in_log_chroma():

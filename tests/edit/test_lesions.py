@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from acne_lab.edit.colour import to_lab
 from acne_lab.edit.lesions import KINDS, REACH, SHARES, ProceduralLesions
+from acne_lab.metrics.colour import lab_of_light
 
 AXIS = np.linspace(-3, 3, 121, dtype=np.float32)
 U, V = np.meshgrid(AXIS, AXIS)
@@ -22,8 +22,8 @@ def drawn(kind: str, num: int = 20, darkness: float = 0.0):
 
 def lab_change(layers) -> np.ndarray:
     """Mean CIELAB change of pale skin within half a radius."""
-    after = to_lab(PALE * np.exp(-layers.absorbance[RHO < 0.5]))
-    return (after - to_lab(PALE)).mean(0)
+    after = lab_of_light(PALE * np.exp(-layers.absorbance[RHO < 0.5]))
+    return (after - lab_of_light(PALE)).mean(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acne_lab.edit.colour import from_linear, log_chroma, to_lab, to_linear
+from acne_lab.edit.colour import from_linear, log_chroma, to_linear
 from acne_lab.edit.face import Tone
 from acne_lab.edit.lesions import KINDS, ProceduralLesions
 from acne_lab.edit.overlay import Overlay
+from acne_lab.metrics.colour import lab
 
 COLOURS = {0.0: (0.8, 0.6, 0.48), 0.5: (0.45, 0.22, 0.12), 1.0: (0.10, 0.05, 0.03)}  # linear light by darkness
 
@@ -77,7 +78,7 @@ def test_lesions_suit_the_tone(bare, darkness):
     """A papule is visible on every tone, and nowhere brighter than a little above its skin."""
     photo, known = scene(bare, darkness)
     made = Overlay()(photo, known, drawn("papule", 3, 1, known.tone.darkness), CENTRES, SIZES, intensity=1.0)
-    before, after = (to_lab(to_linear(k))[made.mask] for k in (photo, made.image))
+    before, after = (lab(k)[made.mask] for k in (photo, made.image))
     change = np.linalg.norm(after - before, axis=-1)
     assert 6 < change.max() < 45
     assert (after[:, 0] - before[:, 0]).max() < 14
