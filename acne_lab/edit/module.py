@@ -54,14 +54,14 @@ class RefinerTraining(pl.LightningModule):
         G: Inpainter,
         D: PatchDiscriminator,
         optimizer: partial,
-        adversarial: float = 3.0,
+        adversarial: float = 1.0,
         matching: float = 10.0,
-        inside: float = 10.0,
+        inside: float = 30.0,
         outside: float = 0.0,
         perceptual: float = 0.0,
-        r1_gamma: float = 0.01,
+        r1_gamma: float = 0.1,
         r1_interval: int = 4,
-        ema: float = 0.99,
+        ema: float = 0.995,
         features: nn.Module | None = None,
     ) -> None:
         super().__init__()
