@@ -1,6 +1,6 @@
 """Losses of the refiner as pure functions, after LaMa (Suvorov et al. 2022, section 2.3).
 
-The patch discriminator scores a grid of cells. The inpainted image is generated only where a cell sees the mask:
+The patch discriminator scores a grid of cells. The inpainted image is generated only where a cell holds masked pixels:
 elsewhere it is the photograph itself, and calling that generated would teach D the mask's outline.
 """
 
@@ -27,13 +27,12 @@ def generator_loss(fake_logits: Tensor, cells: Tensor) -> Tensor:
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, cells: Tensor) -> Tensor:
-    """-log sigmoid(D(x)) - log(1 - sigmoid(D(inpainted))) in masked cells, -log sigmoid(D(inpainted)) in the others.
+    """Mean of -log sigmoid(D(photograph)) - log(1 - sigmoid(D(inpainted))) over the masked cells; all [N, 1, h, w].
 
-    Each of the three is a mean over its cells; all [N, 1, h, w].
+    The photograph counts in the same cells: there it has lesions too. Against the whole of it D would learn that
+    lesions are generated and bare skin is not, and the generator to take lesions away.
     """
-    generated = (F.softplus(fake_logits) * cells).sum() / cells.sum().clamp(min=1)
-    untouched = (F.softplus(-fake_logits) * (1 - cells)).sum() / (1 - cells).sum().clamp(min=1)
-    return F.softplus(-real_logits).mean() + generated + untouched
+    return ((F.softplus(-real_logits) + F.softplus(fake_logits)) * cells).sum() / cells.sum().clamp(min=1)
 
 
 def r1_penalty(real_logits: Tensor, real_images: Tensor, gamma: float) -> Tensor:

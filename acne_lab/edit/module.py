@@ -93,7 +93,6 @@ class RefinerTraining(pl.LightningModule):
         iteration = self.images_seen // len(photo)
         opt_g, opt_d = self.optimizers()
         noise = torch.randn_like(mask)
-        cells = None
 
         self.D.requires_grad_(False)
         opt_g.zero_grad(set_to_none=True)
@@ -123,7 +122,7 @@ class RefinerTraining(pl.LightningModule):
         fake_logits, _ = self.D(fake.detach())
         loss = discriminator_loss(real_logits, fake_logits, cells)
         self.record("loss/D", loss)
-        self.record("score/real", real_logits.mean())
+        self.record("score/real", (real_logits * cells).sum() / cells.sum().clamp(min=1))
         self.record("score/fake", (fake_logits * cells).sum() / cells.sum().clamp(min=1))
         if regularize:
             penalty = r1_penalty(real_logits, real, self.weights["r1_gamma"])

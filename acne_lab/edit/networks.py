@@ -107,6 +107,9 @@ class PatchDiscriminator(nn.Module):
         halvings = [nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths)]
         self.layers = nn.ModuleList([*halvings, nn.Conv2d(widths[-1], widths[-1], 3, padding=1)])
         self.leave = nn.Conv2d(widths[-1], 1, 1)
+        for layer in [*self.layers, self.leave]:  # nothing normalises: what PyTorch starts with fades layer by layer
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[N, 3, H, W] in [-1, 1] -> scores [N, 1, h, w] and the features of each layer."""

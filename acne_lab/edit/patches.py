@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from scipy import ndimage
 from tqdm import tqdm
 
 from acne_lab.data.faces import Face
@@ -26,8 +27,9 @@ from acne_lab.edit.lesions import ProceduralLesion, ProceduralLesions
 from acne_lab.edit.overlay import Overlay
 from acne_lab.edit.skin import NoSkin
 
-VERSION = 1  # change it with anything that changes what is cut, healed or drawn
+VERSION = 2  # change it with anything that changes what is cut, healed or drawn
 NEAR_A_LESION = 0.75  # share of the patches that are cut around one
+CLEAR = 0.97  # share of what is healed that must be skin
 NUM_TRIED, NUM_KEPT = 6, 2  # drawn lesions that are held against a real one, and those that resemble it most
 NAMES = [[part.name for part in fields(kind)] for kind in (Analysis, ProceduralLesion)]  # what is kept of them
 ARRAYS = ("pixels", "maps", "boxes", "drawn", "first", "about", "sizes")
@@ -186,7 +188,7 @@ def cut_photo(job: tuple[Path, str, str, np.ndarray, Analyser, int, int]) -> str
     except NoSkin:  # nothing is drawn there, but it may be painted
         analysis, boxes = None, boxes[:0]
     if analysis is not None:
-        boxes = boxes[[on_skin(analysis, box) for box in boxes]] if len(boxes) else boxes
+        boxes = boxes[on_skin(analysis.skin, boxes)]
     drawn, patches = {}, []
     for x, y in corners(rng, photo.shape[:2], boxes, side=side, num=num):
         window, shift = (slice(y, y + side), slice(x, x + side)), np.array([x, y, x, y], np.float32)
@@ -219,10 +221,18 @@ def described(analysis: Analysis) -> str:
     return json.dumps({k: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for k, v in about.items()})
 
 
-def on_skin(analysis: Analysis, box: np.ndarray) -> bool:
-    """Whether most of a lesion lies on skin."""
-    shape = ellipses(box[None], analysis.skin.shape, reach=REACH)
-    return bool(shape.any() and analysis.skin[shape].mean() > 0.5)
+def on_skin(skin: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Which lesions lie, with all that is healed with them, on nothing but skin: [H, W], [N, 4] -> bool [N].
+
+    Beside hair or lips healed skin takes on some of their colour. No drawn lesion ever lies on such a smudge, and a
+    network that is shown them learns to paint them over.
+    """
+    parts, num_parts = ndimage.label(ellipses(boxes, skin.shape, reach=REACH))
+    shares = np.zeros(num_parts + 1)  # 0: their centres are outside of the photograph
+    if num_parts:
+        shares[1:] = ndimage.mean(skin > 0.5, parts, np.arange(1, num_parts + 1))
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).clip(0, np.array(skin.shape[::-1]) - 1).astype(int).T
+    return shares[parts[y, x]] >= CLEAR
 
 
 def resembling(

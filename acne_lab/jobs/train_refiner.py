@@ -1,9 +1,11 @@
 """Train the refiner of edits: it learns to make drawn lesions look like those of the training photographs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from acne_lab.build import build
@@ -16,12 +18,16 @@ from acne_lab.edit.overlay import Overlay
 from acne_lab.edit.patches import Patches, cut_patches
 from acne_lab.edit.weights import REFINER_FILE, save_refiner
 from acne_lab.grade.backbone import PACKAGED, build_backbone, data_config
+from acne_lab.jobs.patches import features_of
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, start_job
-from acne_lab.metrics.features import StageFeatures, feature_distance
+from acne_lab.metrics.features import StageFeatures
+from acne_lab.metrics.realism import lesion_patch
+from acne_lab.metrics.two_sample import MIN_SUBJECTS, Sample, classifier_auc, kernel_distance
 from acne_lab.runs import Run, open_run
 
-MAX_COMPARED = 512  # held-out patches
+MAX_COMPARED = 256  # held-out patches
+CROP_SIDE, CROP_CONTEXT = 64, 1.5  # px, and widths of what was painted: about three widths of the lesion in it
 
 
 def train_refiner(config: dict) -> Run:
@@ -39,7 +45,7 @@ def train_refiner(config: dict) -> Run:
             return run
         start_job(config)
         stage = config["stage"]
-        features = packaged_features()
+        features = packaged_features() if config["model"]["perceptual"] else None
         # A partial: Hydra would copy the network, which it is given as an argument, into its config.
         model = build({**config["model"], "_partial_": True})(features=features)
         data = PatchData(
@@ -61,7 +67,8 @@ def train_refiner(config: dict) -> Run:
         metrics = {"images_seen": model.images_seen, "num_training_images": len(rows)}
         metrics |= {"conditioned": model.G.conditioned, "only_drawn": rows.is_drawn, "table": table.key}
         if len(held_out) and len(held_out.boxes) and len((patches := patches_of(held_out, config)).boxes):
-            metrics["val"] = compare(model, patches, features)
+            subjects = np.repeat(held_out.rows["subject"].to_numpy(), config["patches"]["per_photo"])
+            metrics["val"] = compare(model, patches, subjects)
         run.write_metrics(metrics)
     return run
 
@@ -92,30 +99,62 @@ def packaged_features() -> StageFeatures:
 
 
 @torch.no_grad()
-def compare(model: RefinerTraining, patches: Patches, features: StageFeatures) -> dict:
-    """How far overlaid and refined patches are from the photographs, on people that the refiner has not seen.
+def compare(model: RefinerTraining, patches: Patches, subjects: np.ndarray) -> dict:
+    """Are refined lesions nearer to the photographed ones than overlaid ones, of people that the refiner has not seen?
+
+    Args:
+        model: trained.
+        patches: of these people.
+        subjects: whose each patch is.
 
     Returns:
-        `num_patches` with lesions; `l1_overlaid` and `l1_refined`, the mean absolute difference of masked pixels, in
-        0..255; `features_overlaid` and `features_refined`, the distance of whole patches in the packaged network's
-        features; `l1_untouched`, what the refiner changes where nothing was drawn.
+        `num_patches` with lesions, `num_subjects`; `l1_overlaid` and `l1_refined`, the mean absolute difference of
+        masked pixels from the photograph, in 0..255, which is smallest for what blurs; `l1_untouched`, what the refiner
+        changes where nothing was drawn; `auc_overlaid` and `auc_refined`, of a classifier that tells these lesions from
+        the photographed ones at the same places (0.5: it cannot), `kd_overlaid` and `kd_refined`, the kernel distances
+        of the two sets, both as `acne-lab evaluate` computes them; without these of less than MIN_SUBJECTS people.
     """
     exercises = Exercises(patches, overlay=Overlay(), blank=False)
     with_lesions = np.nonzero(np.diff(patches.first))[0]
     chosen = with_lesions[np.linspace(0, len(with_lesions) - 1, min(len(with_lesions), MAX_COMPARED)).astype(int)]
-    images = ("overlaid", "refined")
-    sums = dict.fromkeys([f"{what}_{image}" for what in ("l1", "features") for image in images], 0.0)
-    sums["l1_untouched"] = 0.0
-    features.to(model.device)
+    sums = dict.fromkeys(("l1_overlaid", "l1_refined", "l1_untouched"), 0.0)
+    crops, people = [], []
     for i in chosen:
         batch = as_batch([exercises(int(i), np.random.default_rng(int(i)))])
         photo, overlaid, mask = (part.to(model.device) for part in batch)
-        target = features(photo.float() / 127.5 - 1)
-        for name, image in zip(images, (overlaid, model.refined(batch))):
-            sums[f"l1_{name}"] += difference(image, photo, mask)
-            sums[f"features_{name}"] += float(feature_distance(features(image.float() / 127.5 - 1), target))
+        refined = model.refined(batch)
+        sums["l1_overlaid"] += difference(overlaid, photo, mask)
+        sums["l1_refined"] += difference(refined, photo, mask)
         sums["l1_untouched"] += difference(model.refined((photo, photo, mask)), photo, mask)
-    return {"num_patches": len(chosen)} | {name: total / len(chosen) for name, total in sums.items()}
+        images = [image[0].permute(1, 2, 0).cpu().numpy() for image in (photo, overlaid, refined)]
+        found = spot_crops(images, mask[0, 0].cpu().numpy())
+        crops += found
+        people += [subjects[i]] * len(found)
+    figures = {"num_patches": len(chosen), "num_subjects": len(set(people))}
+    figures |= {name: total / len(chosen) for name, total in sums.items()}
+    if figures["num_subjects"] >= MIN_SUBJECTS:
+        content, texture = features_of(np.concatenate(list(zip(*crops))))
+        both = np.split(np.hstack([content, texture]), 3)
+        contents = np.split(content, 3)
+        for number, image in enumerate(("overlaid", "refined"), start=1):
+            auc, _ = classifier_auc(Sample(both[0], people), Sample(both[number], people))
+            figures[f"auc_{image}"] = auc.value
+            figures[f"kd_{image}"] = kernel_distance(
+                Sample(contents[0], people), Sample(contents[number], people)
+            ).value
+    return figures
+
+
+def spot_crops(images: Sequence[np.ndarray], mask: np.ndarray) -> list[list[np.ndarray]]:
+    """Around each connected part of a mask bool [S, S] the same square of each image uint8 [S, S, 3]."""
+    parts, _ = ndimage.label(mask)
+    crops = []
+    for rows, columns in ndimage.find_objects(parts):
+        box = np.array([columns.start, rows.start, columns.stop, rows.stop])
+        found = [lesion_patch(image, box, side=CROP_SIDE, context=CROP_CONTEXT) for image in images]
+        if found[0] is not None:
+            crops.append(found)
+    return crops
 
 
 def difference(image: Tensor, photo: Tensor, mask: Tensor) -> float:

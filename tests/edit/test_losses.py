@@ -36,9 +36,9 @@ def test_generator_loss():
 
 
 def test_discriminator_loss():
-    """What is not masked is the photograph: it counts as real."""
-    real = torch.tensor([[[[2.0, 0.0]]]])
-    expected = (softplus(-2) + softplus(0)) / 2 + (softplus(1) + softplus(0.5)) / 2 + (softplus(2) + softplus(-3)) / 2
+    """Photograph and inpainted image are compared in the same cells; no other counts."""
+    real = torch.tensor([[[[2.0, -9.0], [0.0, 9.0]]]])
+    expected = (softplus(-2) + softplus(0)) / 2 + (softplus(1) + softplus(0.5)) / 2
     assert discriminator_loss(real, LOGITS, CELLS).item() == pytest.approx(expected)
 
 

@@ -86,3 +86,8 @@ def test_the_discriminators_patches():
 def test_sizes_beyond_all_reason_are_refused():
     with pytest.raises(ValueError, match=r"model\.G\.num_blocks=1000000000 must be from 1 to 64"):
         Inpainter(num_blocks=10**9)
+
+
+def test_the_discriminator_starts_with_features_that_do_not_fade():
+    scores, features = PatchDiscriminator(width=16, num_down=3)(torch.randn(4, 3, 64, 64))
+    assert all(0.3 < layer.std() < 3 for layer in features) and scores.std() > 0.3

@@ -8,7 +8,7 @@ from PIL import Image
 from skins import cut, table_of
 
 from acne_lab.data.table import BadData, ImageTable
-from acne_lab.edit.patches import corners, drawn_lesion, within
+from acne_lab.edit.patches import corners, drawn_lesion, on_skin, within
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,11 @@ def test_corners_stay_inside_and_go_to_every_lesion():
 def test_within_leaves_room_for_what_is_healed():
     boxes = np.array([[10, 10, 20, 20], [3, 10, 13, 20], [10, 3, 20, 13], [22, 10, 30, 20]], float)
     assert within(boxes, (40, 32)).tolist() == [True, False, False, False]
+
+
+def test_lesions_beside_hair_are_left_out_with_those_that_touch_them():
+    skin = np.ones((60, 60), np.float32)
+    skin[:, :10] = 0
+    boxes = np.array([[8, 10, 18, 20], [18, 10, 28, 20], [40, 10, 50, 20], [70, 10, 80, 20]], np.float32)
+    assert on_skin(skin, boxes).tolist() == [False, False, True, False]
+    assert on_skin(skin, boxes[:0]).tolist() == []
