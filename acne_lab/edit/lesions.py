@@ -12,9 +12,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from acne_lab.edit.colour import HAEMOGLOBIN, MELANIN
+from acne_lab.edit.colour import MELANIN
 
 REACH = 2.2  # radii: beyond this no lesion changes anything
+# Optical density that more blood adds to skin, per linear sRGB R, G, B: absorption of haemoglobin (Prahl 1999, 75 to
+# 90 % oxygenated) in a dermis that scatters as measured (Jacques 2013), diffuse reflectance by Farrell et al. 1992,
+# seen under D65. Blood takes several times as much blue light as green, but blue light returns from so shallow that
+# it meets little of it: both fade alike, and so pale skin turns a warm red, not magenta.
+ERYTHEMA = np.array((0.26, 1.00, 1.00), np.float32)
+DEOXYGENATED = np.array((0.22, 0.0, 0.0), np.float32)  # what it takes beyond that when half of the oxygen is gone
 
 
 class Layers(NamedTuple):
@@ -155,7 +161,7 @@ class ProceduralLesion:
         blood = self.blood * (1 - 0.20 * darkness)
         melanin = self.melanin + 0.50 * darkness * self.blood
         redness = blood * (0.8 * body + 0.2 * core + self.halo * halo * (1 - 0.7 * np.minimum(body, 1)))
-        tint = HAEMOGLOBIN + self.violet * np.array((0.16, 0.0, -0.10), np.float32)
+        tint = ERYTHEMA + self.violet * DEOXYGENATED
         absorbance = redness[..., None] * tint + (melanin * body)[..., None] * MELANIN
         if self.plug:
             hole = np.exp(-((np.hypot(*_bent(u, v, shape, amplitude=0.20)) / 0.50) ** 3))

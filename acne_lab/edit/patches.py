@@ -27,7 +27,7 @@ from acne_lab.edit.lesions import ProceduralLesion, ProceduralLesions
 from acne_lab.edit.overlay import Overlay
 from acne_lab.edit.skin import NoSkin
 
-VERSION = 2  # change it with anything that changes what is cut, healed or drawn
+VERSION = 3  # change it with anything that changes what is cut, healed or drawn
 NEAR_A_LESION = 0.75  # share of the patches that are cut around one
 CLEAR = 0.97  # share of what is healed that must be skin
 NUM_TRIED, NUM_KEPT = 6, 2  # drawn lesions that are held against a real one, and those that resemble it most
