@@ -9,9 +9,10 @@ import numpy as np
 from acne_lab.edit.bank import LesionBank
 from acne_lab.edit.face import Analyser
 from acne_lab.edit.lesions import ProceduralLesions
-from acne_lab.edit.overlay import Overlay
+from acne_lab.edit.overlay import VISIBLE, Overlay
 from acne_lab.edit.placement import NoRoom, Placement
 from acne_lab.edit.skin import NoSkin
+from acne_lab.metrics.colour import lab
 
 
 class Skipped(Exception):
@@ -94,24 +95,29 @@ class Editor:
             centres, diameters = self.placement.positions(rng, analysis, wanted)
         except NoRoom as error:
             raise Skipped(f"not enough free skin for {num_added} lesions ({error.fit} fit)") from None
-        overlaid, mask = self.overlay(photo, analysis, lesions, centres, diameters, intensity=self.intensity)
-        image = overlaid
+        made = self.overlay(photo, analysis, lesions, centres, diameters, intensity=self.intensity)
+        image, mask = made.image, made.mask
         if self.refine is not None and num_added and self.intensity:
-            refined = self.refine(photo, overlaid, mask, seed)
+            refined = self.refine(photo, made.image, mask, seed)
             image = np.where(mask[..., None], with_grain(refined, photo, mask, analysis.grain, rng), photo)
         half = diameters[:, None] / 2
         limits = np.array(photo.shape[1::-1] * 2)
+        boxes_added = np.clip(np.concatenate([centres - half, centres + half], axis=1), 0, limits).astype(np.float32)
         return Edit(
             image=image,
             mask=mask,
-            boxes=np.clip(np.concatenate([centres - half, centres + half], axis=1), 0, limits).astype(np.float32),
-            overlaid=overlaid,
+            boxes=boxes_added,
+            overlaid=made.image,
             lesions_before=len(analysis.lesions),
             lesions_added=num_added,
             parameters={
                 "intensity": self.intensity,
                 "kinds": dict(Counter(lesion.kind for lesion in lesions)),
-                "lesions": [lesion.parameters() for lesion in lesions],
+                "lesions": [
+                    lesion.parameters() | {"strength": round(float(strength), 3)}
+                    for lesion, strength in zip(lesions, made.strengths)
+                ],
+                "visible": int((most_changed(photo, image, boxes_added) >= VISIBLE).sum()),
                 "ita": analysis.tone.ita,
                 "fitzpatrick": analysis.tone.fitzpatrick,
                 "scale": round(analysis.scale, 1),
@@ -120,6 +126,15 @@ class Editor:
                 "lesions_from": analysis.lesions_from,
             },
         )
+
+
+def most_changed(photo: np.ndarray, image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """CIELAB distance [N] of the pixel that differs most between two images, in each box [N, 4] x0 y0 x1 y1 px."""
+    most = np.zeros(len(boxes))
+    for k, (x0, y0, x1, y1) in enumerate(boxes):
+        part = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
+        most[k] = np.linalg.norm(lab(image[part]) - lab(photo[part]), axis=-1).max()
+    return most
 
 
 def with_grain(

@@ -46,7 +46,7 @@ class Exercises:
             skin = np.where(healed[..., None], smooth, photo)
             centres, lesions = (boxes[:, :2] + boxes[:, 2:]) / 2, [drawn_lesion(text) for text in drawn]
             sizes = diameters(boxes)
-            overlaid, mask = self.overlay(skin, patches.analysis_of(i), lesions, centres, sizes, intensity=1.0)
+            overlaid, mask, _ = self.overlay(skin, patches.analysis_of(i), lesions, centres, sizes, intensity=1.0)
             mask = mask | healed
         num_holes = rng.poisson(HOLES) if self.blank and mask.any() else 1 - mask.any()
         if num_holes:

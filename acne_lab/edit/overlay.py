@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from acne_lab.edit.colour import from_linear, to_linear
 from acne_lab.edit.face import Analysis
 from acne_lab.edit.lesions import REACH, Layers, Lesion
+from acne_lab.metrics.colour import lab, lab_of_light
 
 FINE = 9.0  # samples along a radius below which a lesion is drawn finer than the photograph
 # Light that pus gives back, over that of the skin around it, for the palest and the darkest skin: wet and thin, it
@@ -24,6 +25,11 @@ SHINES = 1.25  # light over that of typical skin under the local lamp from which
 GRAIN_SIGMA = 1.0  # pixels: detail below this counts as grain
 GRAIN_POWER = 0.5  # photon noise goes with the root of the light (Poisson)
 TILE = 384
+# CIELAB, of the pixel that changes most. People count lesions that they can see: fainter draws are strengthened.
+VISIBLE = 3.0  # a change that people notice at a glance; just noticeable side by side is about 1
+SOFT = 4  # order of the mean of a lesion's own change and the least: a hard floor would make faint ones all alike
+STRONGEST = 20.0  # times its density: what even that leaves faint is far smaller than the blur, or lies in black shadow
+ROUNDS = 4
 
 
 class Overlaid(NamedTuple):
@@ -31,6 +37,7 @@ class Overlaid(NamedTuple):
 
     image: np.ndarray  # uint8 [H, W, 3]
     mask: np.ndarray  # bool [H, W]: where lesions reach; elsewhere the photograph is untouched
+    strengths: np.ndarray  # float32 [N], at least 1: times its optical density, so that each lesion can be seen
 
 
 class Overlay:
@@ -41,12 +48,22 @@ class Overlay:
         blur_scale: times the camera's measured blur; 0 draws lesions sharp.
         keep_grain: True keeps the photograph's grain as strong as light of the new brightness would have it;
             False scales it with the light.
+        least_change: CIELAB distance that a lesion's most changed pixel has at full intensity, or more. Its default
+            lies above `VISIBLE`, for grain, rounding and neighbours take some of it. 0 leaves faint lesions faint.
     """
 
-    def __init__(self, *, shading: float = 1.0, blur_scale: float = 1.0, keep_grain: bool = True) -> None:
-        if shading < 0 or blur_scale < 0:
-            raise ValueError("shading and blur_scale must not be negative")
+    def __init__(
+        self,
+        *,
+        shading: float = 1.0,
+        blur_scale: float = 1.0,
+        keep_grain: bool = True,
+        least_change: float = 4.5,
+    ) -> None:
+        if min(shading, blur_scale, least_change) < 0:
+            raise ValueError("shading, blur_scale and least_change must not be negative")
         self.shading, self.blur_scale, self.keep_grain = shading, blur_scale, keep_grain
+        self.least_change = least_change
 
     def __call__(
         self,
@@ -58,7 +75,7 @@ class Overlay:
         *,
         intensity: float,
     ) -> Overlaid:
-        """Draws the lesions.
+        """Draws the lesions, the faintest so much stronger that at full intensity each can be seen.
 
         Args:
             photo: uint8 [H, W, 3].
@@ -68,15 +85,19 @@ class Overlay:
         """
         density = np.zeros(photo.shape, np.float32)
         mask = np.zeros(photo.shape[:2], bool)
+        strengths = np.ones(len(lesions), np.float32)
         blurs = analysis.blur_at(centres) * self.blur_scale if len(lesions) else ()
         tilts = analysis.tilt_at(centres) if len(lesions) else ()
-        for lesion, centre, diameter, blur, tilt in zip(lesions, centres, diameters, blurs, tilts):
+        parts = zip(lesions, centres, diameters, blurs, tilts)
+        for k, (lesion, centre, diameter, blur, tilt) in enumerate(parts):
             window = _window(photo.shape, centre, REACH * diameter / 2 + 3 * blur + 1)
             layers, reached = self._drawn(lesion, centre, diameter / 2, float(blur), tilt, window, analysis)
-            density[window] += self._density(layers, photo[window], analysis, window, diameter / 2)
+            added = self._density(layers, photo[window], analysis, window, diameter / 2)
+            strengths[k] = self._strength(added, photo, analysis, window, centre, diameter / 2)
+            density[window] += strengths[k] * added
             mask[window] |= reached
         mask &= analysis.skin > 0
-        return Overlaid(self._filtered(photo, density, mask, analysis, intensity), mask)
+        return Overlaid(self._filtered(photo, density, mask, analysis, intensity), mask, strengths)
 
     def _drawn(
         self,
@@ -134,14 +155,33 @@ class Overlay:
         inside = np.clip(2 * inside - 1, 0, 1)
         return density * (inside * (2 - inside))[..., None]
 
+    def _strength(
+        self,
+        density: np.ndarray,
+        photo: np.ndarray,
+        analysis: Analysis,
+        window: tuple[slice, slice],
+        centre: np.ndarray,
+        radius: float,
+    ) -> float:
+        """By what a lesion's density must be multiplied to be seen on this skin; the same at every intensity."""
+        box = _window(photo.shape, centre, radius)
+        inner = tuple(slice(b.start - w.start, b.stop - w.start) for b, w in zip(box, window))
+        before, strength, wanted = lab(photo[box]), 1.0, None
+        for _ in range(ROUNDS):
+            after = lab_of_light(np.clip(self._light(photo[box], analysis, box, strength * density[inner]), 0, 1))
+            change = float(np.linalg.norm(after - before, axis=-1).max())
+            if wanted is None:
+                wanted = (change**SOFT + self.least_change**SOFT) ** (1 / SOFT)
+            if change > 0.98 * wanted:
+                break
+            strength = min(strength * wanted / max(change, 1e-3), STRONGEST)
+        return strength
+
     def _filtered(
         self, photo: np.ndarray, density: np.ndarray, mask: np.ndarray, analysis: Analysis, intensity: float
     ) -> np.ndarray:
-        """The photograph through the density, inside of the mask, tile by tile.
-
-        Only light that has been under the skin meets its pigments; what shines on top of it stays as it is
-        (the dichromatic reflection model, Shafer 1985).
-        """
+        """The photograph through the density, inside of the mask, tile by tile."""
         image = photo.copy()
         margin = 4
         for y in range(0, photo.shape[0], TILE):
@@ -151,16 +191,26 @@ class Overlay:
                     continue
                 top, left = min(y, margin), min(x, margin)
                 part = slice(y - top, y + TILE + margin), slice(x - left, x + TILE + margin)
-                light = to_linear(photo[part])
-                passed = np.exp(np.float32(-intensity) * density[part])
-                smooth = np.stack([gaussian_filter(light[..., c], GRAIN_SIGMA) for c in range(3)], axis=-1)
-                brightest = SHINES * analysis.colour * analysis.illumination[part][..., None]
-                shine = np.maximum((smooth - brightest).min(-1, keepdims=True), 0)
-                power = GRAIN_POWER if self.keep_grain else 1.0
-                light = shine + (smooth - shine) * passed + (light - smooth) * passed**power
+                light = self._light(photo[part], analysis, part, np.float32(intensity) * density[part])
                 light = light[top : top + TILE, left : left + TILE][: inside.shape[0], : inside.shape[1]]
                 image[y : y + TILE, x : x + TILE][inside] = from_linear(light[inside])
         return image
+
+    def _light(
+        self, photo: np.ndarray, analysis: Analysis, window: tuple[slice, slice], density: np.ndarray
+    ) -> np.ndarray:
+        """Linear light of a window of the photograph seen through the density, [h, w, 3].
+
+        Only light that has been under the skin meets its pigments; what shines on top of it stays as it is
+        (the dichromatic reflection model, Shafer 1985).
+        """
+        light = to_linear(photo)
+        passed = np.exp(-density)
+        smooth = np.stack([gaussian_filter(light[..., c], GRAIN_SIGMA) for c in range(3)], axis=-1)
+        brightest = SHINES * analysis.colour * analysis.illumination[window][..., None]
+        shine = np.maximum((smooth - brightest).min(-1, keepdims=True), 0)
+        power = GRAIN_POWER if self.keep_grain else 1.0
+        return shine + (smooth - shine) * passed + (light - smooth) * passed**power
 
 
 def _window(shape: tuple[int, ...], centre: np.ndarray, reach: float) -> tuple[slice, slice]:

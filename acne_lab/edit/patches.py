@@ -255,7 +255,7 @@ def resembling(
     tried = ProceduralLesions().draw(rng, NUM_TRIED, darkness=analysis.tone.darkness)
     errors = []
     for lesion in tried:
-        image, _ = Overlay()(skin, part, [lesion], centre - first, diameter, intensity=1.0)
+        image = Overlay(least_change=0)(skin, part, [lesion], centre - first, diameter, intensity=1.0).image
         errors.append(np.abs(image[shape] - target[shape]).mean())
     return [json.dumps(asdict(tried[k])) for k in np.argsort(errors, kind="stable")[:NUM_KEPT]]
 

@@ -49,7 +49,7 @@ def train_refiner(config: dict) -> Run:
         # A partial: Hydra would copy the network, which it is given as an argument, into its config.
         model = build({**config["model"], "_partial_": True})(features=features)
         data = PatchData(
-            exercises=Exercises(patches_of(rows, config), overlay=Overlay(), blank=model.G.conditioned),
+            exercises=Exercises(patches_of(rows, config), overlay=Overlay(least_change=0), blank=model.G.conditioned),
             batch_size=stage["batch_size"],
             seed=config["seed"],
             mirror=stage["mirror"],
@@ -114,7 +114,7 @@ def compare(model: RefinerTraining, patches: Patches, subjects: np.ndarray) -> d
         the photographed ones at the same places (0.5: it cannot), `kd_overlaid` and `kd_refined`, the kernel distances
         of the two sets, both as `acne-lab evaluate` computes them; without these of less than MIN_SUBJECTS people.
     """
-    exercises = Exercises(patches, overlay=Overlay(), blank=False)
+    exercises = Exercises(patches, overlay=Overlay(least_change=0), blank=False)
     with_lesions = np.nonzero(np.diff(patches.first))[0]
     chosen = with_lesions[np.linspace(0, len(with_lesions) - 1, min(len(with_lesions), MAX_COMPARED)).astype(int)]
     sums = dict.fromkeys(("l1_overlaid", "l1_refined", "l1_untouched"), 0.0)

@@ -17,7 +17,7 @@ from tiny import composed
 from acne_lab.build import build
 from acne_lab.data.faces import IdentityEmbedder
 from acne_lab.edit.bank import LesionBank
-from acne_lab.edit.editor import Editor, Skipped, with_grain
+from acne_lab.edit.editor import Editor, Skipped, most_changed, with_grain
 from acne_lab.edit.face import Analyser
 from acne_lab.edit.lesions import ProceduralLesions
 from acne_lab.edit.optics import grain
@@ -66,6 +66,22 @@ def test_every_tone_is_edited(toned, on_toned, tone):
     change = np.abs(edit.image.astype(int) - toned[tone]).max(-1)
     assert len(edit.boxes) == 20 and 12 < change.max() < 160
     assert (edit.image[~edit.mask] == toned[tone][~edit.mask]).all()
+
+
+def test_what_counts_is_seen(on_toned, toned, known, portrait):
+    """On every tone, at most one lesion of fifty is fainter than what people notice; the row says how many are."""
+    photos = [(toned[tone], on_toned[tone]) for tone in toned] + [(portrait, known(portrait, None))]
+    shown = []
+    for photo, analysis in photos:
+        edit = make(lambda p, b, analysis=analysis: analysis)(
+            photo, boxes=None, num_added=25, severity="severe", seed=2
+        )
+        seen = most_changed(photo, edit.image, edit.boxes) >= 3
+        assert edit.parameters["visible"] == seen.sum()
+        shown.append(seen.mean())
+    assert np.mean(shown) > 0.98
+    none = make(known, intensity=0.0)(portrait, boxes=NONE, num_added=5, severity="severe", seed=2)
+    assert none.parameters["visible"] == 0
 
 
 def test_a_close_up_without_a_face_is_edited_on_its_skin(close_up):

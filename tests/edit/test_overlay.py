@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from acne_lab.edit.colour import from_linear, log_chroma, to_linear
 from acne_lab.edit.face import Tone
 from acne_lab.edit.lesions import KINDS, ProceduralLesions
-from acne_lab.edit.overlay import Overlay
+from acne_lab.edit.overlay import VISIBLE, Overlay
 from acne_lab.metrics.colour import lab
 
 COLOURS = {0.0: (0.8, 0.6, 0.48), 0.5: (0.45, 0.22, 0.12), 1.0: (0.10, 0.05, 0.03)}  # linear light by darkness
@@ -147,3 +147,38 @@ def test_shine_is_not_dyed(bare):
 def test_impossible_values():
     with pytest.raises(ValueError, match="negative"):
         Overlay(shading=-1)
+
+
+def most_changed(before, after) -> float:
+    return float(np.linalg.norm(lab(after) - lab(before), axis=-1).max())
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from(sorted(KINDS)),
+    darkness=st.sampled_from(sorted(COLOURS)),
+    diameter=st.floats(2.5, 30),
+    blur=st.floats(0.3, 2.0),
+)
+def test_a_lesion_that_counts_is_seen(bare, seed, kind, darkness, diameter, blur):
+    """Small, out of focus or on dark skin: at full intensity, none is fainter than what people notice."""
+    photo, known = scene(bare, darkness)
+    known = replace(known, blurs=np.array([(200, 200, blur)], np.float32))
+    lesions = drawn(kind, 1, seed, known.tone.darkness)
+    made = Overlay()(photo, known, lesions, CENTRES[:1], np.array([diameter]), intensity=1.0)
+    assert most_changed(photo, made.image) > VISIBLE
+
+
+def test_only_faint_lesions_are_strengthened(bare):
+    photo, known = scene(bare)
+    faint = [replace(lesion, blood=0.02, melanin=0.0) for lesion in drawn("post_inflammatory_erythema", 1)]
+    strong = [replace(lesion, blood=1.0) for lesion in drawn("papule", 1)]
+    for lesions, strengthened in ((faint, True), (strong, False)):
+        for least in (4.5, 0.0):
+            overlay = Overlay(least_change=least)
+            made = overlay(photo, known, lesions, CENTRES[1:2], SIZES[1:2], intensity=1.0)
+            assert (made.strengths[0] > 1.5) == (strengthened and least > 0)
+            assert made.strengths[0] < 1.02 or strengthened
+            again = overlay(photo, known, lesions, CENTRES[1:2], SIZES[1:2], intensity=0.4)
+            assert again.strengths == made.strengths  # so that redness grows with intensity alone
