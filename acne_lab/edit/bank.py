@@ -23,6 +23,7 @@ ROUND = 2.0  # longer boxes hold more than a lesion
 ROUGHEST = 0.16  # standard deviation of log light around a lesion: more is hair, an eye, an edge
 SAME_TONE = 0.12  # standard deviation of `Tone.darkness` between donors and face
 FAINTEST = 0.05  # optical density of the green channel that a lesion must have over its surroundings
+LEAST_RED = 0.1  # how much more green light than red it must take, of the green: a plug 0.24, melanin 0.4, blood 0.7
 
 
 class Cutting(NamedTuple):
@@ -121,7 +122,7 @@ class LesionBank:
 
 
 def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> Cutting | None:
-    """Lesion `index`, or None: too small, long, near another or the border, on rough skin, or hardly visible.
+    """Lesion `index`, or None: too small, long, near another or the border, on rough skin, hardly visible, not redder.
 
     Args:
         photo: uint8 [H, W, 3].
@@ -164,7 +165,7 @@ def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> Cutting | None:
         kept = ring & (np.abs(level) < 2 * level[ring].std() + 0.01)
     spread = float(level[ring].std())
     middle = difference[rho < 0.6].mean(0)
-    if spread > ROUGHEST or max(middle[1], -middle[1]) < max(FAINTEST, 1.2 * spread):
+    if spread > ROUGHEST or abs(middle[1]) < max(FAINTEST, 1.2 * spread):
         return None
     noise = difference[ring].std(0)
     smooth = gaussian_filter(difference, (0.7, 0.7, 0))
@@ -172,5 +173,8 @@ def cut_out(photo: np.ndarray, boxes: np.ndarray, index: int) -> Cutting | None:
     stands_out = np.clip((np.abs(smooth) / (2 * noise + 0.01)).max(-1) - 0.5, 0, 1)
     matte = np.maximum(np.clip(1.5 - rho / 0.6, 0, 1), gaussian_filter(stands_out, 0.06 * size / REACH))
     matte *= np.clip((1.8 - rho) / 0.8, 0, 1)
-    skin = np.exp(-fitted[0])
-    return Cutting((smooth * matte[..., None]).astype(np.float32), Tone.of(skin).darkness)
+    density = smooth * matte[..., None]
+    red, green, _ = density.mean((0, 1))
+    if green <= 0 or green - red < LEAST_RED * green:
+        return None  # a speck of light or a hair; a pus head may be pale, for redness lies around it
+    return Cutting(density.astype(np.float32), Tone.of(np.exp(-fitted[0])).darkness)

@@ -1,20 +1,29 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acne_lab.edit.bank import LEAST, LesionBank, cut_out
-from acne_lab.edit.colour import from_linear
+from acne_lab.edit.colour import from_linear, log_chroma, to_linear
 from acne_lab.edit.lesions import REACH
+from acne_lab.edit.overlay import Overlay
 
 SKIN = np.array((0.6, 0.34, 0.21))
 BLOOD = np.array((0.10, 0.50, 0.40))
 
 
-def skin_with_lesion(tone: float = 1.0) -> np.ndarray:
+@pytest.fixture(scope="module")
+def bank(lesion_table) -> LesionBank:
+    return LesionBank(table=lesion_table)
+
+
+def skin_with_lesion(tone: float = 1.0, takes: np.ndarray = BLOOD) -> np.ndarray:
     """A patch of even skin with one lesion of diameter 20 at (60, 50), under a slanting light."""
     y, x = np.mgrid[:100, :120] + 0.5
-    density = np.exp(-((((x - 60) ** 2 + (y - 50) ** 2) / 80) ** 2))[..., None] * BLOOD
+    density = np.exp(-((((x - 60) ** 2 + (y - 50) ** 2) / 80) ** 2))[..., None] * takes
     light = SKIN * tone * (0.8 + 0.003 * x)[..., None] * np.exp(-density)
     grain = np.random.default_rng(0).normal(0, 0.004, light.shape)
     return from_linear(light + grain)
@@ -59,8 +68,7 @@ def test_lesions_on_rough_ground_are_left_out():
     assert cut_out(photo, BOX, 0) is None
 
 
-def test_a_bank_from_a_table(lesion_table):
-    bank = LesionBank(table=lesion_table)
+def test_a_bank_from_a_table(bank, lesion_table):
     assert 10 < len(bank.cuttings) <= len(lesion_table.boxes)
     drawn = bank.draw(np.random.default_rng(0), 50, darkness=0.1)
     again = LesionBank(table=lesion_table).draw(np.random.default_rng(0), 50, darkness=0.1)
@@ -82,3 +90,30 @@ def test_what_a_bank_may_not_hold(lesion_table):
     tiny = lesion_table.boxes.assign(x1=lambda b: b.x0 + 2, y1=lambda b: b.y0 + 2)
     with pytest.raises(ValueError, match="edit=overlay"):
         LesionBank(table=replace(lesion_table, boxes=tiny))
+
+
+@pytest.mark.parametrize(
+    ("density", "what"),
+    [((-0.30, -0.30, -0.30), "a speck of light"), ((0.30, 0.30, 0.30), "grey"), ((0.5, 0.3, 0.2), "green")],
+)
+def test_spots_that_do_not_redden_are_left_out(density, what):
+    """Else an edit would be paler or less red the stronger it is drawn."""
+    assert cut_out(skin_with_lesion(takes=np.array(density)), BOX, 0) is None
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    darkness=st.sampled_from([0.1, 0.8]),
+    steps=st.lists(st.floats(0, 1), min_size=2, max_size=4, unique=True),
+)
+def test_redness_grows_with_intensity(bare, bank, seed, darkness, steps):
+    """The erythema index log R/G of the lesions' surroundings, summed: of lesions from a bank, too."""
+    lesions = bank.draw(np.random.default_rng(seed), 3, darkness=darkness)
+    photo = np.full((*bare.skin.shape, 3), from_linear(SKIN * (1 if darkness < 0.5 else 0.25)), np.uint8)
+    centres, sizes = np.array([(160.0, 260.0), (240.0, 270.0), (200.0, 230.0)]), np.array([14.0, 24.0, 9.0])
+    red = []
+    for intensity in sorted(steps):
+        made = Overlay()(photo, bare, lesions, centres, sizes, intensity=intensity)
+        red.append(float(log_chroma(to_linear(made.image[made.mask]))[:, 0].sum()))
+    assert all(b >= a - 0.002 * made.mask.sum() for a, b in pairwise(red))
