@@ -159,7 +159,7 @@ def with_grain(
 
 
 def _fine_detail(image: np.ndarray, mask: np.ndarray) -> float:
-    """Median size of the second difference along rows inside of the mask, green channel."""
+    """Mean size of the second difference along rows inside of the mask, green channel."""
     green = image[..., 1].astype(np.float32)
     second = np.abs(2 * green[:, 1:-1] - green[:, :-2] - green[:, 2:])[mask[:, 1:-1]]
     return float(second.mean()) if second.size else 0.0
