@@ -200,6 +200,18 @@ def test_shipped_configs_build(lesion_table, toned):
         assert len(made(toned[2], boxes=None, num_added=3, severity="mild", seed=0).boxes) == 3
 
 
+def test_a_bank_edits_as_drawn_lesions_do():
+    """The two arms of a comparison differ in where lesions come from, and in nothing else."""
+    changed = ("edit.editor.placement.patchiness=0.5", "edit.editor.overlay.least_change=2")
+    drawn, bank = (
+        composed("train", "experiment=grader", f"edit={name}", *changed)["edit"] for name in ("overlay", "overlay_bank")
+    )
+    assert (drawn.pop("bank"), bank.pop("bank")) == (False, True)
+    assert drawn.pop("name") != bank.pop("name")
+    assert drawn["editor"].pop("source") != bank["editor"].pop("source")
+    assert drawn == bank
+
+
 @pytest.mark.slow
 def test_a_megapixel_takes_under_a_second_and_a_half(editor, portrait):
     from PIL import Image
