@@ -54,7 +54,7 @@ def evaluate(config: dict) -> Run:
             photo = unedited(source.root / row["file_name"])
             real.add(photo, boxes_of(source, row["file_name"]), row)
         figures = figures_of_photos(photos, seed=config["seed"])
-        comparison, why_not = compare(real, made, num_pairs=config["num_patches"], seed=config["seed"])
+        comparison, notes = compare(real, made, num_pairs=config["num_patches"], seed=config["seed"])
         if comparison is not None:
             figures |= comparison.figures
             comparison.patches.to_csv(run.path / "patches.csv", index=False)
@@ -71,7 +71,7 @@ def evaluate(config: dict) -> Run:
             "features": "efficientnet_lite0",
             "lists_lesions": bool(photos["lists_lesions"].all()),
             "only_drawn": source.is_drawn,
-            "notes": [why_not] if why_not else [],
+            "notes": notes,
             "realism": {name: asdict(figure) for name, figure in figures.items()},
         }
         run.write_metrics(metrics)

@@ -18,6 +18,7 @@ NUM_FOLDS = 5
 NUM_REPEATS = 4  # of the cross-validation: how subjects are dealt out moves the area
 WEIGHT_DECAY = 1e-3  # of the classifier, whose inputs have unit length on average
 MIN_SUBJECTS = 4  # on each side; an interval over fewer people says nothing
+MOST_OF_ONE = 3  # medians: vectors of one subject beyond that say more of this subject than of the set
 
 
 @dataclass(frozen=True)
@@ -160,18 +161,30 @@ def difference_of_means(
 def halves(sample: Sample, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint halves of the subjects, as masks bool [N]: what any figure says of two sets that do not differ.
 
-    Subjects with the most vectors are dealt out first, so that both halves have about as many.
+    Subjects are dealt out in snake order (1 2 2 1), those with the most vectors first: both halves have as many people,
+    and about as many vectors. `evened` first, or the half with one busy person is that person.
     """
     names, group, counts = np.unique(np.asarray(sample.subjects), return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-counts[order], kind="stable")]
     second = np.zeros(len(names), dtype=bool)
-    filled = [0, 0]
-    for subject in order:
-        side = int(filled[1] < filled[0])
-        second[subject] = bool(side)
-        filled[side] += counts[subject]
+    second[order] = np.isin(np.arange(len(names)) % 4, (1, 2))
     return ~second[group], second[group]
+
+
+def evened(subjects: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Indices of the vectors to keep, in order: of nobody more than MOST_OF_ONE times as many as of the median subject.
+
+    Args:
+        subjects: whose each vector is, N names.
+        rng: chooses which of a busy subject's stay.
+    """
+    _, group, counts = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
+    most = int(np.ceil(MOST_OF_ONE * np.median(counts))) if len(counts) else 0
+    keep = np.zeros(len(group), dtype=bool)
+    for subject in range(len(counts)):
+        keep[rng.permutation(np.flatnonzero(group == subject))[:most]] = True
+    return np.flatnonzero(keep)
 
 
 def subject_folds(sides: np.ndarray, *, seed: int = 0) -> np.ndarray:

@@ -10,6 +10,7 @@ from acne_lab.metrics.two_sample import (
     Sample,
     classifier_auc,
     difference_of_means,
+    evened,
     halves,
     kernel_distance,
     mean_by_subject,
@@ -93,6 +94,22 @@ def test_halves_share_nobody():
     names = np.asarray(sample.subjects)
     assert not set(names[first]) & set(names[second])
     assert (first ^ second).all() and abs(first.sum() - second.sum()) <= 4
+
+
+def test_a_busy_person_is_no_half_of_the_people():
+    subjects = np.repeat([f"p{i}" for i in range(10)], [60] + [2] * 9)
+    for seed in range(5):
+        halved = halves(Sample(np.zeros((78, 1)), subjects), seed=seed)
+        assert [len(set(subjects[half])) for half in halved] == [5, 5]
+
+
+def test_nobody_has_more_than_three_times_the_median():
+    subjects = np.repeat([f"p{i}" for i in range(10)], [60] + [2] * 9)
+    kept = evened(subjects, np.random.default_rng(0))
+    counts = np.unique(subjects[kept], return_counts=True)[1]
+    assert counts.tolist() == [6] + [2] * 9 and (np.diff(kept) > 0).all()
+    assert len(evened(subjects[60:], np.random.default_rng(0))) == 18
+    assert len(evened([], np.random.default_rng(0))) == 0
 
 
 def test_means_by_subject():
