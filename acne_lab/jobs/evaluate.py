@@ -3,8 +3,8 @@
 Lesions of edits are compared with lesions of authentic photographs of the same severities, matched by size. By default
 those are photographs of the validation people: an editor's bank of lesions, its refiner and its GANs come from training
 photographs, so training lesions may be the very ones that were pasted, and the test split is opened once, by a grader.
-Authentic photographs are compressed as the edits are before they are looked at. Figures have the control beside them
-that two halves of the authentic photographs give.
+Authentic photographs are compressed as the edits are before they are looked at. Figures have two controls beside them,
+see comparison.py: two halves of the authentic people, and the lesions that the edited photographs had before.
 """
 
 from dataclasses import asdict
@@ -43,18 +43,18 @@ def evaluate(config: dict) -> Run:
             return run
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
-        real, made = (
+        real, made, own = (
             Patches(
                 side=config["patch_side"], per_photo=max(8, 4 * config["num_patches"] // len(of)), seed=config["seed"]
             )
-            for of in (authentic, rows)
+            for of in (authentic, rows, rows)
         )
-        photos, shown = look_at_edits(edited, source, rows, made, num_shown=config["num_shown"])
+        photos, shown = look_at_edits(edited, source, rows, made, own, num_shown=config["num_shown"])
         for row in tqdm(authentic.to_dict("records"), desc="authentic photographs", unit="img"):
             photo = unedited(source.root / row["file_name"])
             real.add(photo, boxes_of(source, row["file_name"]), row)
         figures = figures_of_photos(photos, seed=config["seed"])
-        comparison, why_not = compare(real, made, num_pairs=config["num_patches"], seed=config["seed"])
+        comparison, notes = compare(real, made, own, num_pairs=config["num_patches"], seed=config["seed"])
         if comparison is not None:
             figures |= comparison.figures
             comparison.patches.to_csv(run.path / "patches.csv", index=False)
@@ -71,7 +71,7 @@ def evaluate(config: dict) -> Run:
             "features": "efficientnet_lite0",
             "lists_lesions": bool(photos["lists_lesions"].all()),
             "only_drawn": source.is_drawn,
-            "notes": [why_not] if why_not else [],
+            "notes": notes,
             "realism": {name: asdict(figure) for name, figure in figures.items()},
         }
         run.write_metrics(metrics)
@@ -130,13 +130,15 @@ def reference_rows(source: ImageTable, edited: pd.DataFrame, config: dict) -> pd
 
 
 def look_at_edits(
-    edited: ImageTable, source: ImageTable, rows: pd.DataFrame, made: Patches, *, num_shown: int
+    edited: ImageTable, source: ImageTable, rows: pd.DataFrame, made: Patches, own: Patches, *, num_shown: int
 ) -> tuple[pd.DataFrame, dict[str, list]]:
     """A row of figures for each edit, and for each severity `num_shown` triples of pictures: before, after, difference.
 
-    Patches around the lesions that were added go to `made`.
+    Patches around the lesions that were added go to `made`, around those that a parent has to `own`: once, however many
+    edits it has.
     """
-    figures, shown = [], {}
+    severity_of = source.rows.set_index("file_name")["severity"]
+    figures, shown, parents = [], {}, set()
     wanted = {
         name
         for _, group in rows.groupby("severity", sort=False)
@@ -145,6 +147,10 @@ def look_at_edits(
     for photo in edited_photos(edited, source, rows):
         row = photo.row
         made.add(photo.after, photo.boxes, row)
+        parent = {"file_name": row["parent"], "subject": row["subject"], "severity": severity_of[row["parent"]]}
+        if row["parent"] not in parents:
+            own.add(photo.before, photo.own, parent)
+        parents.add(row["parent"])
         seam, shift = photo.seam, photo.colour_shift
         if seam is None or shift is None:
             raise ValueError(f"the mask of {row['file_name']} is empty or covers all of it: it was not edited locally")

@@ -32,6 +32,7 @@ class EditedPhoto:
         before, after: uint8 [H, W, 3]; the first compressed as the second is, see `unedited`.
         mask: bool [H, W], where the edit may have changed something.
         boxes: float [N, 4], the lesions it has added.
+        own: float [M, 4], the lesions that `before` has, as far as the table lists them.
         lists_lesions: False where the edit keeps no list, and `boxes` are the red spots that were found.
     """
 
@@ -40,6 +41,7 @@ class EditedPhoto:
     after: np.ndarray
     mask: np.ndarray
     boxes: np.ndarray
+    own: np.ndarray
     lists_lesions: bool
 
     @property
@@ -111,7 +113,8 @@ def edited_photos(edited: ImageTable, source: ImageTable, rows: pd.DataFrame) ->
             )
         listed = pd.notna(row.get("lesions_added"))
         boxes = added_boxes(edited, source, row, mask) if listed else added_spots(before, after, mask)
-        yield EditedPhoto(row=row, before=before, after=after, mask=mask, boxes=boxes, lists_lesions=listed)
+        own = boxes_of(source, row["parent"])
+        yield EditedPhoto(row=row, before=before, after=after, mask=mask, boxes=boxes, own=own, lists_lesions=listed)
 
 
 def unedited(path: Path) -> np.ndarray:

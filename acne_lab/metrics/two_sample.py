@@ -5,7 +5,7 @@ of the distance, no subject is on both sides of a fold, and intervals resample s
 sums over pairs of subjects, and a resample only weighs these sums anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,10 @@ NUM_FOLDS = 5
 NUM_REPEATS = 4  # of the cross-validation: how subjects are dealt out moves the area
 WEIGHT_DECAY = 1e-3  # of the classifier, whose inputs have unit length on average
 MIN_SUBJECTS = 4  # on each side; an interval over fewer people says nothing
+MOST_OF_ONE = 3  # medians: vectors of one subject beyond that say more of this subject than of the set
+
+
+People = tuple[Sequence[str], Sequence[str]]  # names of the subjects of one side and of the other
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,45 @@ class Interval:
 
     @classmethod
     def averaged(cls, estimates: Sequence["Interval"]) -> "Interval":
-        """Means of the values and of the ends of the intervals."""
+        """Means of the values and of the ends of the intervals.
+
+        The result is not a 95 % interval: its ends say how wide the interval of one estimate is on average, and a mean
+        of estimates on the same subjects strays less than one of them, by an amount that nobody knows.
+        """
         return cls(*(float(np.mean(ends)) for ends in zip(*((e.value, e.low, e.high) for e in estimates))))
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A figure, and the same of resampled subjects.
+
+    Args:
+        value: the figure.
+        resampled: [NUM_RESAMPLES], NaN where a resample has no pair of subjects.
+        widening: of the interval around the value.
+        limits: between which the figure lies.
+    """
+
+    value: float
+    resampled: np.ndarray
+    widening: float = 1.0
+    limits: tuple[float, float] = (-np.inf, np.inf)
+
+    @property
+    def interval(self) -> Interval:
+        """The value between percentiles of the resampled ones (Efron 1979)."""
+        tail = 50 * (1 - CONFIDENCE)
+        ends = np.nanpercentile(self.resampled, [tail, 100 - tail])
+        low, high = np.clip(self.value + self.widening * (ends - self.value), *self.limits)
+        return Interval(self.value, float(low), float(high))
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference, resample by resample: both must have been made with the same `people` and `seed`.
+
+        What both have in common, such as the very subjects they are compared with, then cancels out of the interval.
+        """
+        assert self.widening == other.widening
+        return Estimate(self.value - other.value, self.resampled - other.resampled, self.widening)
 
 
 @dataclass(frozen=True)
@@ -61,7 +102,7 @@ class Sample:
         return Sample(self.features[keep], np.asarray(self.subjects)[keep])
 
 
-def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Interval:
+def kernel_distance(x: Sample, y: Sample, *, seed: int = 0, people: People | None = None) -> Estimate:
     """Squared MMD with the kernel (a.b/C + 1)^3, unbiased also where a subject has many vectors.
 
     It is `distances.kernel_distance` (Binkowski et al. 2018, section 4) over pairs of different subjects: two patches
@@ -70,9 +111,11 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Interval:
     Args:
         x, y: the two sets, e.g. real and edited.
         seed: of the resamples.
+        people: the subjects of both sides from whom is resampled, where more than those of x and y: two estimates
+            with the same are compared by `Estimate.minus`.
     """
-    group = _numbered(x, y)
-    num = len(set(x.subjects) | set(y.subjects))
+    group, sides = _numbered(x, y, people)
+    num = len(sides)
     sizes = [np.bincount(part, minlength=num).astype(float) for part in (group[0], group[1])]
     a, b = (np.asarray(part.features, dtype=np.float64) for part in (x, y))
 
@@ -89,12 +132,12 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0) -> Interval:
     def distance(weights: np.ndarray) -> np.ndarray:
         return sum(factor * _ratio(weights, total, count) for total, count, factor in terms)
 
-    return _with_interval(distance, _sides(group, num), seed)
+    return _resampled(distance, sides, seed)
 
 
 def classifier_auc(
-    x: Sample, y: Sample, *, seed: int = 0, num_repeats: int = NUM_REPEATS
-) -> tuple[Interval, np.ndarray]:
+    x: Sample, y: Sample, *, seed: int = 0, num_repeats: int = NUM_REPEATS, people: People | None = None
+) -> tuple[Estimate, np.ndarray]:
     """Area under the ROC curve of a classifier that tells y from x, on subjects that it has not learned from.
 
     L2-penalised logistic regression, cross-validated by subject; 0.5: it cannot, 1: at a glance. A pair counts where
@@ -106,15 +149,15 @@ def classifier_auc(
         x, y: the two sets.
         seed: of the folds and the resamples.
         num_repeats: of the cross-validation with other folds.
+        people: as of `kernel_distance`.
 
     Returns:
         the area, and the mean scores [len(x) + len(y)] of the repeats, x first.
     """
-    group = _numbered(x, y)
-    num = len(set(x.subjects) | set(y.subjects))
+    group, sides = _numbered(x, y, people)
+    num = len(sides)
     subject = np.concatenate(group)
     label = np.repeat([0, 1], [len(group[0]), len(group[1])])
-    sides = _sides(group, num)
     features = np.concatenate([x.features, y.features]).astype(np.float64)
     score = np.zeros(len(label))
     wins, pairs = np.zeros((num, num)), np.zeros((num, num))
@@ -129,17 +172,16 @@ def classifier_auc(
             whose = subject[held_out]
             wins += _between_subjects(above, whose[high], whose[low], num)
             pairs += _between_subjects(np.ones_like(above), whose[high], whose[low], num)
-    area = _with_interval(lambda weights: _ratio(weights, wins, pairs), sides, seed)
-    widening = np.sqrt(1 + NUM_FOLDS / (NUM_FOLDS - 1))
-    low, high = (float(np.clip(area.value + widening * (end - area.value), 0, 1)) for end in (area.low, area.high))
-    return Interval(area.value, low, high), score
+    area = _resampled(lambda weights: _ratio(weights, wins, pairs), sides, seed)
+    widening = float(np.sqrt(1 + NUM_FOLDS / (NUM_FOLDS - 1)))
+    return Estimate(area.value, area.resampled, widening, limits=(0.0, 1.0)), score
 
 
 def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Interval:
     """Mean of values, with an interval that resamples subjects."""
     _, group = np.unique(np.asarray(subjects), return_inverse=True)
     totals, counts = np.bincount(group, weights=values), np.bincount(group)
-    return _with_interval(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed)
+    return _resampled(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed).interval
 
 
 def difference_of_means(
@@ -154,24 +196,36 @@ def difference_of_means(
     def difference(weights: np.ndarray) -> np.ndarray:
         return weights @ totals[1] / (weights @ counts[1]) - weights @ totals[0] / (weights @ counts[0])
 
-    return _with_interval(difference, _sides(parts, num), seed)
+    return _resampled(difference, _sides(parts, num), seed).interval
 
 
 def halves(sample: Sample, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint halves of the subjects, as masks bool [N]: what any figure says of two sets that do not differ.
 
-    Subjects with the most vectors are dealt out first, so that both halves have about as many.
+    Subjects are dealt out in snake order (1 2 2 1), those with the most vectors first: both halves have as many people,
+    and about as many vectors. `evened` first, or the half with one busy person is that person.
     """
     names, group, counts = np.unique(np.asarray(sample.subjects), return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
     order = order[np.argsort(-counts[order], kind="stable")]
     second = np.zeros(len(names), dtype=bool)
-    filled = [0, 0]
-    for subject in order:
-        side = int(filled[1] < filled[0])
-        second[subject] = bool(side)
-        filled[side] += counts[subject]
+    second[order] = np.isin(np.arange(len(names)) % 4, (1, 2))
     return ~second[group], second[group]
+
+
+def evened(subjects: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Indices of the vectors to keep, in order: of nobody more than MOST_OF_ONE times as many as of the median subject.
+
+    Args:
+        subjects: whose each vector is, N names.
+        rng: chooses which of a busy subject's stay.
+    """
+    _, group, counts = np.unique(np.asarray(subjects), return_inverse=True, return_counts=True)
+    most = int(np.ceil(MOST_OF_ONE * np.median(counts))) if len(counts) else 0
+    keep = np.zeros(len(group), dtype=bool)
+    for subject in range(len(counts)):
+        keep[rng.permutation(np.flatnonzero(group == subject))[:most]] = True
+    return np.flatnonzero(keep)
 
 
 def subject_folds(sides: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -208,11 +262,13 @@ def _logistic_scores(features: np.ndarray, label: np.ndarray, others: np.ndarray
     return others @ best[:-1] + best[-1]
 
 
-def _numbered(x: Sample, y: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Subjects of both as numbers from 0 on."""
-    names = [*x.subjects, *y.subjects]
-    _, group = np.unique(np.asarray(names), return_inverse=True)
-    return group[: len(x.subjects)], group[len(x.subjects) :]
+def _numbered(x: Sample, y: Sample, people: People | None) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Subjects of both as numbers from 0 on, and of each number its side, see `_sides`."""
+    first, second = (sorted(set(side)) for side in people or (x.subjects, y.subjects))
+    names = np.array(sorted({*first, *second}))
+    assert set(x.subjects) <= set(first) and set(y.subjects) <= set(second)
+    sides = _sides([np.searchsorted(names, side) for side in (first, second)], len(names))
+    return tuple(np.searchsorted(names, np.asarray(sample.subjects)) for sample in (x, y)), sides
 
 
 def _sides(group: Sequence[np.ndarray], num: int) -> np.ndarray:
@@ -235,15 +291,12 @@ def _ratio(weights: np.ndarray, total: np.ndarray, count: np.ndarray) -> np.ndar
     return ((weights @ total) * weights).sum(axis=1) / ((weights @ count) * weights).sum(axis=1)
 
 
-def _with_interval(figure, sides: np.ndarray, seed: int) -> Interval:
-    """`figure` of weights [B, S] for all subjects once, and its percentiles over resampled ones (Efron 1979)."""
+def _resampled(figure: Callable[[np.ndarray], np.ndarray], sides: np.ndarray, seed: int) -> Estimate:
+    """`figure` of weights [B, S]: for all subjects once, and for resamples of each side."""
     rng = np.random.default_rng(seed)
     weights = np.zeros((NUM_RESAMPLES, len(sides)))
     for side in np.unique(sides):
         there = np.flatnonzero(sides == side)
         weights[:, there] = rng.multinomial(len(there), np.full(len(there), 1 / len(there)), size=NUM_RESAMPLES)
     with np.errstate(invalid="ignore"):
-        resampled = figure(weights)
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
-    return Interval(float(figure(np.ones((1, len(sides))))[0]), float(low), float(high))
+        return Estimate(float(figure(np.ones((1, len(sides))))[0]), figure(weights))

@@ -246,11 +246,11 @@ def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
 
 
 def realism_figure(areas: Mapping[str, Mapping[str, float]], scores: Mapping[str, np.ndarray]) -> Figure:
-    """Areas under ROC curves (value, low, high) by name beside histograms of a classifier's scores by set."""
+    """Areas under ROC curves (value, low, high) by name, controls muted, beside histograms of scores by set."""
     with rc_context(_STYLE):
         figure, (left, right) = _grid(rows=1, columns=2, height=2.5)
         heights = np.arange(len(areas))[::-1]
-        for height, area, colour in zip(heights, areas.values(), (SERIES[1], MUTED)):
+        for height, area, colour in zip(heights, areas.values(), (SERIES[1], *(len(areas) - 1) * [MUTED])):
             left.plot([area["low"], area["high"]], [height, height], color=colour, linewidth=2.4)
             left.plot(area["value"], height, "o", color=colour, markersize=7)
         left.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))

@@ -1,6 +1,8 @@
 """The page of `acne-lab evaluate`: how real edits are, in figures with their controls, and in pictures to judge by eye.
 
-Everything comes as plain numbers and pixels; the page decides nothing beyond saying what an interval covers.
+Everything comes as plain numbers and pixels; the page decides nothing beyond saying what an interval covers. Real
+lesions are of other people than the edits, so its verdict is no comparison with a coin: it compares edited lesions with
+those that the same photographs had before.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,9 @@ TITLES = ("before", "after", f"difference x {GAIN}")
 
 Figure = Mapping[str, float]  # value, low, high
 Triple = tuple[Image.Image, Image.Image, Image.Image]
+
+EXCESS = {"auc": "{:+.3f}", "kd": "{:+.3f}", "rim": "{:.2f}"}  # how figures that have an excess write it
+NO_ROOM = 0.9  # AUC of the unedited lesions, from which on an edit has no room to be found as well
 
 # name: what it is, how it is written, what it is at best, what it means
 FIGURES = {
@@ -139,12 +144,17 @@ def figure_rows(realism: Mapping[str, Figure]) -> list[dict]:
     rows = []
     for name, (title, form, best, meaning) in FIGURES.items():
         if name in realism:
-            control = realism.get(f"{name}_control")
-            told = with_interval(realism[name], form), with_interval(control, form) if control else ("", "")
-            rows.append({"title": title, "found": told[0], "control": told[1], "best": best, "meaning": meaning})
+            found = {
+                column: with_interval(realism[key], how) if (key := f"{name}_{column}") in realism else ("", "")
+                for column, how in (("unedited", form), ("excess", EXCESS.get(name, form)), ("control", form))
+            }
+            rows.append(
+                {"title": title, "found": with_interval(realism[name], form), **found, "best": best, "meaning": meaning}
+            )
     return rows
 
 
+CONTROLS = {"unedited": "unedited vs real", "control": "real vs real"}
 SHORT = {
     "auc": "AUC",
     "kd": "kernel<br>distance",
@@ -159,19 +169,20 @@ SHORT = {
 def comparison_rows(stages: Mapping[str, Mapping[str, Figure]]) -> list[dict]:
     """A row for each edited table of a study: its name, and (value, interval) of the figures of `SHORT`.
 
-    Behind the last comes the control of each figure that has one, from the first table that was compared.
+    Behind the last come the controls of each figure that has them, from the first table that was compared.
     """
     rows = []
     for name, realism in stages.items():
         cells = [with_interval(realism[k], FIGURES[k][1]) if k in realism else ("-", "") for k in SHORT]
         rows.append({"name": name, "cells": cells})
-    controls = next((realism for realism in stages.values() if "auc_control" in realism), None)
-    if controls is not None:
-        cells = [
-            with_interval(controls[f"{k}_control"], FIGURES[k][1]) if f"{k}_control" in controls else ("", "")
-            for k in SHORT
-        ]
-        rows.append({"name": "real vs real", "cells": cells})
+    for kind, title in CONTROLS.items():
+        controls = next((realism for realism in stages.values() if f"auc_{kind}" in realism), None)
+        if controls is not None:
+            cells = [
+                with_interval(controls[key], FIGURES[k][1]) if (key := f"{k}_{kind}") in controls else ("", "")
+                for k in SHORT
+            ]
+            rows.append({"name": title, "cells": cells})
     return rows
 
 
@@ -190,32 +201,61 @@ def summary(metrics: dict) -> list[str]:
     ]
     realism = metrics["realism"]
     if "auc" in realism:
-        lines.append(
-            f"AUC real vs edited {_said(realism['auc'])}; real vs real {_said(realism['auc_control'])}; 0.5 is a coin"
-        )
+        names = {"auc": "edited vs real"} | {f"auc_{kind}": title for kind, title in CONTROLS.items()}
+        told = [f"{title} {_said(realism[name])}" for name, title in names.items() if name in realism]
+        lines.append(f"AUC {'; '.join(told)}; 0.5 is a coin")
     return [*lines, f"seam ratio {_said(realism['seam'])}; 1 is none"]
+
+
+def verdict(realism: Mapping[str, Figure]) -> str:
+    """Whether edited lesions give themselves away more than those that the same photographs had before."""
+    auc = realism["auc"]
+    if "auc_excess" not in realism:
+        chance = "holds" if auc["low"] <= 0.5 <= auc["high"] else "does not hold"
+        return (
+            f"Real and edited lesions: AUC {_said(auc)}; the interval {chance} 0.5. Without lesions that the "
+            "edited photographs had before, nothing says how much of it is the edit, and how much the people, the "
+            "cameras and the severities of the photographs."
+        )
+    before, excess = realism["auc_unedited"], realism["auc_excess"]
+    against = (
+        f"AUC against real lesions is {auc['value']:.2f} for the edited ones and {before['value']:.2f} for those that "
+        f"the same photographs had before the edit; the difference is {excess['value']:+.2f} "
+        f"({excess['low']:+.2f} to {excess['high']:+.2f})."
+    )
+    if excess["low"] > 0:
+        return f"The edits can be told apart, and by more than whose photographs they are. {against}"
+    if excess["high"] < 0:
+        return f"Edited lesions are nearer to the real ones than the photographs' own lesions were. {against}"
+    if before["value"] >= NO_ROOM:
+        return (
+            f"Nothing can be said about the edit: the photographs differ so much before it that the classifier needs "
+            f"no edit. {against}"
+        )
+    return (
+        f"This classifier finds no more in the edits than in the same photographs without them. {against} With more "
+        "lesions, or another network, it might."
+    )
 
 
 def reading(metrics: dict) -> list[str]:
     """What the figures say in plain words, and what they cannot say."""
     realism, said = metrics["realism"], list(metrics["notes"])
     if "auc" in realism:
-        auc, control = realism["auc"], realism["auc_control"]
-        if auc["low"] > 0.5:
-            said.append(
-                f"The edits can be told apart: shown a real lesion and an edited one, the classifier names the edited "
-                f"one {100 * auc['value']:.0f} times out of 100."
-            )
-        else:
-            said.append(
-                f"This classifier does not tell the edits apart: its interval, {auc['low']:.2f} to {auc['high']:.2f}, "
-                "holds 0.5. With more lesions, or another network, it might."
-            )
-        if not control["low"] <= 0.5 <= control["high"]:
-            said.append(
-                "Two halves of the authentic subjects differ as well, so some of what tells edits apart may be who the "
-                "people are, and not the edit."
-            )
+        said.append(verdict(realism))
+    if "auc_unedited" in realism:
+        said.append(
+            "“Before the edit” compares with the same real lesions those that the edited photographs had of their own. "
+            "Nobody edited these: what tells them from the real ones is the people, the cameras and that their acne is "
+            "of a lower grade. “Beyond that” is how much more the edited ones are told apart."
+        )
+    if "auc_control" in realism:
+        said.append(
+            "“Real vs real” compares two halves of the people of the real photographs, dealt out at random: they "
+            "differ in nothing, so it says how far a figure strays from its best with so few people. It says nothing "
+            "about how much the edited photographs differ from the real ones. Its brackets are means over eight ways "
+            "to halve them and no 95 % interval."
+        )
     if not metrics["lists_lesions"]:
         said.append(
             "The edit keeps no list of the lesions it adds: patches are taken where it has put red spots, so spots too "
@@ -229,8 +269,7 @@ def reading(metrics: dict) -> list[str]:
         said.append("Authentic lesions are of test people: an editor chosen by this page has seen the test split.")
     said.append(
         "Authentic photographs and the pictures “before” are compressed as the edits were, or JPEG would tell. Patches "
-        "are matched by size, and a photograph that was edited is also another photograph: of another person, "
-        "and often of a lower severity before. The control shows how much two groups of people differ anyway."
+        "are matched by size."
     )
     if metrics["only_drawn"]:
         said.append(
@@ -269,12 +308,11 @@ def patch_strips(patches: pd.DataFrame, pixels: np.ndarray) -> list[tuple[str, l
 
 
 def _drawing(realism: Mapping[str, Figure], patches: pd.DataFrame):
-    auc, control = realism["auc"], realism["auc_control"]
-    figure = plots.realism_figure(
-        {"real vs edited": auc, "real vs real": control},
-        {name: patches.loc[patches["set"] == name, "score"].to_numpy() for name in ("real", "edited")},
-    )
-    return as_drawing(figure, "told-apart", f"AUC {_said(auc)}; control {_said(control)}")
+    names = {"auc": "edited vs real"} | {f"auc_{kind}": title for kind, title in CONTROLS.items()}
+    areas = {title: realism[name] for name, title in names.items() if name in realism}
+    scores = {name: patches.loc[patches["set"] == name, "score"].to_numpy() for name in ("real", "edited")}
+    said = "; ".join(f"{title}: AUC {_said(area)}" for title, area in areas.items())
+    return as_drawing(plots.realism_figure(areas, scores), "told-apart", said)
 
 
 def _on_page(triple: Triple) -> list[Picture]:

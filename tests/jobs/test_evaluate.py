@@ -16,18 +16,18 @@ from acne_lab.jobs.evaluate import evaluate
 from acne_lab.jobs.patches import unedited
 from acne_lab.jobs.prepare import prepare
 
-SMALL = ("num_photos=40", "num_patches=100", "patch_side=32", "num_threads=1")
+SMALL = ("num_photos=30", "num_patches=80", "patch_side=32", "num_threads=1")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> ImageTable:
-    """124 toy faces of 96 px, two fifths of the people in val."""
+    """72 toy faces of 96 px, two fifths of the people in val."""
     runs_dir = tmp_path_factory.mktemp("runs")
     faces = (
         "data.resolution=96",
         "data.num_workers=0",
         "data.source.photos_per_subject=2",
-        "data.source.class_counts={mild: 2, moderate: 2, severe: 70, very_severe: 50}",
+        "data.source.class_counts={mild: 2, moderate: 2, severe: 52, very_severe: 16}",
         "data.split.fractions={train: 0.5, val: 0.4, test: 0.1}",
     )
     return ImageTable.read(prepare(composed("prepare", *faces, f"runs_dir={runs_dir}")).path)
@@ -38,7 +38,7 @@ def runs(source, tmp_path_factory):
     """A finished run of `evaluate` for each way to edit."""
     runs_dir = tmp_path_factory.mktemp("evaluated")
     ways = ("discs", "nothing", "unlisted")
-    tables = {how: edited_run(runs_dir, source, how=how, num=30) for how in ways}
+    tables = {how: edited_run(runs_dir, source, how=how, num=20) for how in ways}
     return {
         how: evaluate(composed("evaluate", f"table={t}", f"runs_dir={runs_dir}", *SMALL)) for how, t in tables.items()
     }
@@ -46,13 +46,17 @@ def runs(source, tmp_path_factory):
 
 def test_stickers_are_told_apart_and_untouched_photographs_are_not(runs):
     discs, nothing = (runs[how].metrics["realism"] for how in ("discs", "nothing"))
-    assert discs["auc"]["value"] > 0.95 and discs["auc"]["low"] > 0.9
+    assert discs["auc"]["value"] > 0.95 and discs["auc"]["low"] > 0.85
     assert discs["kd"]["low"] > 0 and discs["rim"]["low"] > 1.2
     assert discs["a_star"]["low"] > 2 and discs["delta_e"]["low"] > 2
     assert discs["delta_e_ring"]["value"] == discs["changed_outside"]["value"] == 0
-    for name, truth in (("auc", 0.5), ("kd", 0), ("rim", 1)):
-        for figure in (nothing[name], nothing[f"{name}_control"], discs[f"{name}_control"]):
+    for name, truth, no_excess in (("auc", 0.5, 0), ("kd", 0, 0), ("rim", 1, 1)):
+        for figure in (nothing[f"{name}_control"], discs[f"{name}_control"]):
             assert figure["low"] <= truth <= figure["high"], name
+        excess = nothing[f"{name}_excess"]  # an edit that changes nothing has none, whoever the other people are
+        assert excess["low"] <= no_excess <= excess["high"], name
+        assert discs[f"{name}_excess"]["low"] > no_excess, name
+    assert discs["auc_unedited"]["value"] < 0.8
     assert nothing["seam"] == {"value": 1, "low": 1, "high": 1}
     assert nothing["delta_e"]["value"] == 0
 
@@ -61,18 +65,19 @@ def test_a_run_is_whole_and_memoised(runs):
     run = runs["discs"]
     metrics = run.metrics
     assert run.done and run.job == "evaluate"
-    assert (metrics["edits"], metrics["reference"], metrics["num_images"]) == (["discs"], "val", 30)
+    assert (metrics["edits"], metrics["reference"], metrics["num_images"]) == (["discs"], "val", 20)
     patches = pd.read_csv(run.path / "patches.csv")
     assert patches["set"].value_counts().to_dict() == dict.fromkeys(("real", "edited"), metrics["num_patches"])
     pairs = patches.pivot(index="pair", columns="set", values="size")
     assert (np.abs(np.log(pairs["real"] / pairs["edited"])) <= np.log(1.25) + 0.01).all()
     photos = pd.read_csv(run.path / "photos.csv")
-    assert len(photos) == 30 and photos["num_added"].max() <= NUM_ADDED
+    assert len(photos) == 20 and photos["num_added"].max() <= NUM_ADDED
     for name in ("edits_severe.png", "lesions.png"):
         with Image.open(run.path / "samples" / name) as sheet:
             assert min(sheet.size) > 100
     page = (run.path / "report.html").read_text()
-    assert "can be told apart" in page and "drawn by code" in page
+    assert "can be told apart, and by more than whose photographs they are" in page and "drawn by code" in page
+    assert "Before the edit" in page and "beyond that" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page) and "<script" not in page
     stamp = (run.path / "DONE").stat().st_mtime_ns
     config = composed("evaluate", f"table={run.path.parents[1] / 'balance/discs-0123456789'}", *SMALL)
@@ -122,7 +127,7 @@ def test_what_cannot_be_evaluated(source, tmp_path):
             evaluate(composed("evaluate", f"runs_dir={tmp_path}", *SMALL, *words))
         assert not list(tmp_path.glob("evaluate/*/config.yaml"))
 
-    refused("124 toy rows and none that was edited", f"table={source.root}")
+    refused("72 toy rows and none that was edited", f"table={source.root}")
     table = edited_run(tmp_path, source, how="discs", num=8)
     refused("patch_side must be at least 32, not 8", f"table={table}", "patch_side=8")
     refused("reference must be train, val, test", f"table={table}", "reference=all")
@@ -137,6 +142,6 @@ def test_what_cannot_be_evaluated(source, tmp_path):
 def test_a_table_may_name_its_source(source, tmp_path):
     table = edited_run(tmp_path, source, how="discs", num=8)
     lonely = shutil.copytree(table / "table", tmp_path / "lonely")
-    words = (f"runs_dir={tmp_path}", *SMALL)
+    words = (f"runs_dir={tmp_path}", *SMALL, "num_photos=3")
     run = evaluate(composed("evaluate", f"table={lonely}", f"source={source.root}", *words))
     assert evaluate(composed("evaluate", f"table={table}", *words)).path == run.path

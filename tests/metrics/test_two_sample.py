@@ -10,6 +10,7 @@ from acne_lab.metrics.two_sample import (
     Sample,
     classifier_auc,
     difference_of_means,
+    evened,
     halves,
     kernel_distance,
     mean_by_subject,
@@ -42,7 +43,10 @@ def test_pairs_within_a_subject_do_not_count():
 
 def test_sets_that_do_not_differ():
     """Over 40 pairs of groups: no bias, and nine intervals in ten, or more, cover what is true."""
-    found = [(kernel_distance(*pair, seed=k), classifier_auc(*pair, seed=k)[0]) for k, pair in enumerate(SAME)]
+    found = [
+        (kernel_distance(*pair, seed=k).interval, classifier_auc(*pair, seed=k)[0].interval)
+        for k, pair in enumerate(SAME)
+    ]
     for figures, truth in zip(zip(*found), (0.0, 0.5)):
         values = np.array([f.value for f in figures])
         assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(len(values))
@@ -55,10 +59,10 @@ SAME = [(people(2 * k, "a"), people(2 * k + 1, "b")) for k in range(40)]
 def test_sets_that_differ():
     x = people(0, "a")
     little, much = (people(1, "b", shift=shift) for shift in (0.3, 2.0))
-    assert 0 < kernel_distance(x, little).value < kernel_distance(x, much).low
+    assert 0 < kernel_distance(x, little).value < kernel_distance(x, much).interval.low
     assert 0.55 < classifier_auc(x, little)[0].value < 0.95
     area, scores = classifier_auc(x, much)
-    assert area.value > 0.99 and area.low > 0.95 and area.high <= 1
+    assert area.value > 0.99 and area.interval.low > 0.95 and area.interval.high <= 1
     assert scores[len(x.features) :].min() > scores[: len(x.features)].mean()
 
 
@@ -75,7 +79,40 @@ def test_a_classifier_cannot_use_who_it_is():
     faces = rng.normal(size=(30, 40)) * 10
     x, y = (Sample(faces + rng.normal(size=faces.shape), [f"p{i}" for i in range(30)]) for _ in range(2))
     area, _ = classifier_auc(x, y)
-    assert area.low < 0.5 < area.high
+    assert area.interval.low < 0.5 < area.interval.high
+
+
+def excess(x, y, z, seed=0):
+    """How much farther y is from x than z is, y and z being of the same people: distance and area."""
+    shared = {"people": (x.subjects, [*y.subjects, *z.subjects]), "seed": seed}
+    (distance, area), (other_distance, other_area) = (
+        (kernel_distance(x, side, **shared), classifier_auc(x, side, num_repeats=1, **shared)[0]) for side in (y, z)
+    )
+    return distance.minus(other_distance).interval, area.minus(other_area).interval
+
+
+def test_what_two_sets_of_the_same_people_share_cancels():
+    """Over 30 times: y and z are the same people, who are far from those of x. No bias, and nine intervals in ten hold
+    0, of a length that the common difference does not add to."""
+    found = []
+    for k in range(30):
+        x, y = people(3 * k, "a"), people(3 * k + 1, "b", shift=0.4, each=12)
+        even = np.arange(len(y.subjects)) % 2 == 0
+        found.append(excess(x, y.rows(even), y.rows(~even), seed=k))
+    for figures in zip(*found):
+        values = np.array([f.value for f in figures])
+        assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
+        assert np.mean([f.low <= 0 <= f.high for f in figures]) >= 0.9
+    distances_apart = kernel_distance(x, y.rows(even)).interval
+    assert np.median([f.high - f.low for f, _ in found]) < distances_apart.high - distances_apart.low
+
+
+def test_what_is_done_to_one_of_two_sets_of_the_same_people_remains():
+    x, y = people(0, "a"), people(1, "b", shift=0.2, each=12)
+    even = np.arange(len(y.subjects)) % 2 == 0
+    changed = Sample(y.features[even] + 1.0, np.asarray(y.subjects)[even])
+    for figure in excess(x, changed, y.rows(~even)):
+        assert figure.low > 0
 
 
 def test_folds_keep_subjects_whole_and_sides_even():
@@ -93,6 +130,22 @@ def test_halves_share_nobody():
     names = np.asarray(sample.subjects)
     assert not set(names[first]) & set(names[second])
     assert (first ^ second).all() and abs(first.sum() - second.sum()) <= 4
+
+
+def test_a_busy_person_is_no_half_of_the_people():
+    subjects = np.repeat([f"p{i}" for i in range(10)], [60] + [2] * 9)
+    for seed in range(5):
+        halved = halves(Sample(np.zeros((78, 1)), subjects), seed=seed)
+        assert [len(set(subjects[half])) for half in halved] == [5, 5]
+
+
+def test_nobody_has_more_than_three_times_the_median():
+    subjects = np.repeat([f"p{i}" for i in range(10)], [60] + [2] * 9)
+    kept = evened(subjects, np.random.default_rng(0))
+    counts = np.unique(subjects[kept], return_counts=True)[1]
+    assert counts.tolist() == [6] + [2] * 9 and (np.diff(kept) > 0).all()
+    assert len(evened(subjects[60:], np.random.default_rng(0))) == 18
+    assert len(evened([], np.random.default_rng(0))) == 0
 
 
 def test_means_by_subject():
