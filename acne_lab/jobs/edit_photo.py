@@ -6,7 +6,8 @@ A file is whole or absent, whatever is killed and when.
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,27 @@ _editor: Callable | None = None
 def take_editor(editor: Callable, num_threads: int) -> None:
     global _editor
     _editor = editor
-    limit_threads(num_threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(num_threads)
 
 
 def edit_with_own_editor(task: Task) -> dict:
     return edit_photo(_editor, task)
 
 
-def limit_threads(num_threads: int) -> None:
-    """Sums of networks depend on the number of threads: the same, however many processes there are."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
+@contextmanager
+def limited_threads(num_threads: int) -> Iterator[None]:
+    """Sums of networks depend on the number of threads: the same, however many processes there are.
+
+    The block's alone: what this process trains afterwards has its own.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
 from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of
-from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limit_threads, take_editor
+from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limited_threads, take_editor
 from acne_lab.jobs.pool import start_workers
 from acne_lab.runs import JOURNAL, Run, write_text
 
@@ -144,8 +144,8 @@ def side_by_side(editor: Callable, tasks: list[Task], config: dict) -> Iterator[
     """The outcomes of tasks as they come, from `num_workers` processes; of one worker, from this process."""
     num_workers, num_threads = min(config["num_workers"], len(tasks)), config["num_threads"] or 1
     if num_workers == 1:
-        limit_threads(num_threads)
-        yield from (edit_photo(editor, task) for task in tasks)
+        with limited_threads(num_threads):
+            yield from (edit_photo(editor, task) for task in tasks)
         return
     pool = start_workers(num_workers, take_editor, editor, num_threads)
     try:

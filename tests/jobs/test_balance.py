@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fake_editor import DotEditor
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
@@ -155,6 +156,20 @@ def test_no_spares_left(fill, tmp_path):
 def test_an_edit_that_leaves_its_band_is_an_error(fill):
     with pytest.raises(AssertionError, match="that is not severe"):
         fill("balance.targets={very_severe: null}", off_by=40)
+
+
+def test_the_threads_of_what_follows_are_its_own(fill, monkeypatch):
+    """Edits in this process run on one thread; a training that a study begins next does not."""
+    during, before = [], torch.get_num_threads()
+    call = DotEditor.__call__
+    monkeypatch.setattr(DotEditor, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or call(*a, **k))
+    try:
+        torch.set_num_threads(3)
+        fill()
+        assert set(during) == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_edits_that_do_not_count_their_lesions(fill):
