@@ -23,6 +23,8 @@ from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, lim
 from acne_lab.jobs.pool import start_workers
 from acne_lab.runs import JOURNAL, Run, write_text
 
+UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them
+
 
 def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable, list[str], Lineage]:
     """The editor that `edit` describes.
@@ -37,8 +39,13 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
         learned from and finds faces with, and whose photographs that were, besides the one that it edits.
 
     Raises:
-        ValueError: a run is missing or unfit, or the bank finds no lesions.
+        ValueError: a run is missing or unfit, the bank finds no lesions, or the name says less than the edit does.
     """
+    if edit.get("refiner") and edit["name"] in UNREFINED:
+        raise ValueError(
+            f"the table would call refined edits {edit['name']}: choose edit=refined edit.refiner=RUN, or a name of "
+            "their own (edit.name=...)"
+        )
     node = dict(edit["editor"])
     parts, keys, lineages = {}, [], []
     if edit.get("bank"):
