@@ -4,7 +4,6 @@ A file is whole or absent, whatever is killed and when.
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from PIL import Image
 from acne_lab.data.photo import read_photo
 from acne_lab.edit.editor import Skipped
 from acne_lab.edit.encoding import save_like
+from acne_lab.jobs.writer import write_aside
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,6 @@ def edit_photo(editor: Callable, task: Task) -> dict:
         "lesions_added": edit.lesions_added,
         "parameters": edit.parameters,
     }
-
-
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written beside `path`, under a name that begins with a dot, and rename it."""
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(aside)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error}): make room and repeat the command, it goes on") from error
 
 
 # ---- in a process of its own: the editor comes once, with the process ----

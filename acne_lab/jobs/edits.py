@@ -20,7 +20,7 @@ from acne_lab.data.table import BOX_COLUMNS, ImageTable
 from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of
 from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limited_threads, take_editor
-from acne_lab.jobs.pool import start_workers
+from acne_lab.jobs.pool import ended, start_workers
 from acne_lab.runs import JOURNAL, Run, write_text
 
 UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them
@@ -159,10 +159,7 @@ def side_by_side(editor: Callable, tasks: list[Task], config: dict) -> Iterator[
         for future in as_completed([pool.submit(edit_with_own_editor, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a process that edits was ended from outside, as it happens when memory runs short: repeat the command, "
-            "it goes on (with num_workers=1 it needs less)"
-        ) from error
+        raise ended("edits") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -297,7 +297,9 @@ def test_generated(severe_gan, table, tmp_path):
 
 def test_generated_images_are_no_jpegs(severe_gan, table, tmp_path):
     """Also not beside photographs that are: these have shrunk to the GAN's resolution and lost their grid of 8 px."""
-    photos = replace(table, rows=table.rows.assign(file_name=table.rows["file_name"].str.replace(".png", ".jpg")))
+    photos = replace(
+        table, rows=table.rows.assign(file_name=table.rows["file_name"].str.replace(".png", ".jpg")), boxes=None
+    )
     words = ("table=x", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}", f"runs_dir={tmp_path}")
     config = composed("balance", *words, "balance.targets={severe: 22, very_severe: null}", "num_workers=1")
     added = ImageTable.read(make_rows(config, photos).path)
