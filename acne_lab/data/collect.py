@@ -115,7 +115,7 @@ def build_table(
 
     table = ImageTable(
         root=out_dir,
-        rows=rows.assign(file_name="images/" + rows["file_name"]),
+        rows=_in_images(rows),
         classes=source.classes,
         report={
             **found.report,
@@ -226,6 +226,13 @@ def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, lis
             raise ValueError("the images come without a split: ask for one, e.g. data.split={seed: 0}")
         return rows.assign(split=subject_split(rows, **options)), []
     return rows, ["the split that came with the images was kept (data.split.override=true makes another)"]
+
+
+def _in_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and parents among them, under the names that the table uses."""
+    is_row = rows["parent"].isin(rows["file_name"])
+    parent = rows["parent"].where(~is_row, "images/" + rows["parent"].astype(str))
+    return rows.assign(file_name="images/" + rows["file_name"], parent=parent)
 
 
 def _boxes_of(rows: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame | None:

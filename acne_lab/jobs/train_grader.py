@@ -7,7 +7,15 @@ from torch import Tensor
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState
-from acne_lab.data.lineage import Lineage, check_table, leaked_rows, require_unseen
+from acne_lab.data.lineage import (
+    MADE,
+    Lineage,
+    check_parents,
+    check_table,
+    leaked_rows,
+    require_held_out,
+    require_unseen,
+)
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
 from acne_lab.grade.module import Grader
@@ -44,11 +52,15 @@ def train_grader(config: dict) -> Run:
     require_unseen(test_rows, lineage, **about)  # before images are made for it
     inputs, parts = [table.key, test_table.key], [train_rows]
     if (added := added_rows(config, table)) is not None:
+        check_parents(added, table)
         only_added = config["balance"]["only"]
         inputs.append(f"{'only' if only_added else 'and'} {added.key}")
         parts = [added] if only_added else [train_rows, added]
         lineage = Lineage.merged(*map(Lineage.of, (*parts, val_rows)))
         require_unseen(test_rows, lineage, **about)
+    made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
+    what = "what made the generated or edited training images"
+    require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
 
     with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)

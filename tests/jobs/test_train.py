@@ -316,6 +316,22 @@ def test_a_grader_of_generated_images_has_their_ancestors(generated, toy_runs, t
         train(composed("train", *words, f"test={swapped.root}", f"runs_dir={toy_runs}"))
 
 
+def test_a_grader_of_images_that_remember_the_validation_people_is_refused(generated, toy_runs, tmp_path):
+    rows, _ = generated
+    toy = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    photographs = toy.rows[toy.rows["split"] != "train"].assign(
+        file_name=lambda toys: "images/toy/" + toys["file_name"]
+    )
+    rows = pd.concat([rows.assign(split="train"), photographs], ignore_index=True)
+    words = ("experiment=grader", "data=table", "data.resolution=32", *TINY_GRADER, f"runs_dir={tmp_path}")
+    remembers = as_table(tmp_path / "val", rows, toy, Lineage.of(toy.select(split="val")))
+    with pytest.raises(
+        ValueError, match=r"what made the generated(?s:.*) validation images(?s:.*)images/toy/.*\(val\)"
+    ):
+        train(composed("train", *words, f"data.root={remembers.root}"))
+    assert not list(tmp_path.glob("train/*"))
+
+
 def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
     rows, table = generated
     made = as_table(tmp_path / "made", rows, table)
