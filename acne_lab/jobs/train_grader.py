@@ -1,5 +1,7 @@
 """Train a grader on the training rows of a table and test it once, on rows of people that it has not seen."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -18,12 +20,13 @@ from acne_lab.data.lineage import (
 )
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
+from acne_lab.grade.backbone import weights_path
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.balance import added_rows
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_table, open_run
+from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import finish, log_grading
 
 
@@ -61,6 +64,12 @@ def train_grader(config: dict) -> Run:
     made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
     what = "what made the generated or edited training images"
     require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
+
+    if (weights := weights_path(config["model"]["pretrained"])) is not None:
+        inputs.append(f"pretrained {file_key(weights)}")
+        known = lineage_beside(weights)
+        require_unseen(test_rows, known, **about | {"what": f"model.pretrained={weights}"})
+        lineage = Lineage.merged(lineage, known)
 
     with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)
@@ -108,6 +117,13 @@ def train_grader(config: dict) -> Run:
             }
         )
     return run
+
+
+def lineage_beside(weights: Path) -> Lineage:
+    """Whose photographs the weights in a file have seen: those of the finished run that has it, else nobody knows."""
+    runs = (Run(folder) for folder in weights.resolve().parents[:2])  # a run's own file, or one of its checkpoints
+    run = next((run for run in runs if run.done), None)
+    return Lineage.read(run.path) if run else Lineage(known=False)
 
 
 def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTable) -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
@@ -344,6 +345,40 @@ def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
     assert run.metrics["lineage"]["known"] is False
     with pytest.raises(ValueError, match="allow_unknown_parents=true"):  # done or not
         train(composed("train", *words))
+
+
+def backbone_weights(path, seed=0):
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def test_pretrained_weights_of_nobody_knows_whom_are_refused_or_noted(toy_runs, tmp_path):
+    weights = backbone_weights(tmp_path / "weights.pth")
+    words = (*GRADER, "data.source.seed=3", f"runs_dir={tmp_path}", f"model.pretrained={weights}")
+    with pytest.raises(ValueError, match=r"model.pretrained=(?s:.*)photographs are not listed(?s:.*)allow_unknown"):
+        train(composed("train", *words))
+    run = train(composed("train", *words, "allow_unknown_parents=true"))
+    assert run.metrics["lineage"]["known"] is False
+    assert not Lineage.read(run.path).known
+    backbone_weights(weights, seed=1)  # other weights under the same name are another run
+    assert train(composed("train", *words, "allow_unknown_parents=true")).path != run.path
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pretrained_weights_of_a_run_have_its_lineage(toy_runs, tmp_path, split):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    origin = tmp_path / "origin-0123456789"
+    weights = backbone_weights(origin / "checkpoints" / "backbone.pth")
+    (origin / "DONE").write_text("{}")
+    Lineage.of(table.select(split=split)).write(origin)
+    words = (*GRADER, f"runs_dir={toy_runs}", f"model.pretrained={weights}")
+    if split == "test":
+        with pytest.raises(ValueError, match=r"model.pretrained=(?s:.*)has seen the people on 21 of 21 test images"):
+            train(composed("train", *words))
+    else:
+        assert train(composed("train", *words)).metrics["lineage"]["known"]
 
 
 def test_published_folds_are_tested_and_their_leak_is_measured(toy_runs, tmp_path):
