@@ -73,7 +73,10 @@ def train_grader(config: dict) -> Run:
 
     with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)
+        seen = about_lineage(lineage, test_rows, test_table)
         if run.done:
+            if run.metrics.get("lineage") != seen:  # more is known than when it was trained
+                run.write_metrics({**run.metrics, "lineage": seen})
             return run
         start_job(config)
         model = build(config["model"], classes=table.classes)
@@ -113,7 +116,7 @@ def train_grader(config: dict) -> Run:
             {
                 **report,
                 "train": {"num_images": sum(map(len, parts)), "sources": sources},
-                "lineage": about_lineage(lineage, test_rows, test_table),
+                "lineage": seen,
             }
         )
     return run

@@ -310,6 +310,12 @@ def test_a_grader_of_generated_images_has_their_ancestors(generated, toy_runs, t
     about = run.metrics["lineage"]
     assert about == {"known": True, "num_photographs": len(Lineage.of(table)), "protocol": None, "leaked_share": 0}
 
+    noted = run.metrics  # a finished run says what is known now
+    run.write_metrics({**noted, "lineage": {**about, "known": False}})
+    Lineage(known=False).write(run.path)
+    assert train(composed("train", *words, f"test={toy}", f"runs_dir={toy_runs}")).metrics == noted
+    assert Lineage.read(run.path).known
+
     other_split = ImageTable.read(toy)
     swap = other_split.rows.assign(split=other_split.rows["split"].replace({"train": "test", "test": "train"}))
     swapped = as_table(tmp_path / "swapped", swap, other_split)
