@@ -49,7 +49,8 @@ class Collected:
         boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
         problems: what is wrong with single files.
         report: facts for the table's report (JSON values); "notes" is a list of sentences for the user, "population"
-            names whose people the subjects are, where other tables have the same people under the same names.
+            names whose people the subjects are, where other tables have the same people under the same names, and
+            "left_out" lists sha256 and subject of copies that are not among the rows.
         unlabelled: True: rows may have no severity.
     """
 

@@ -92,12 +92,14 @@ class Lineage:
     def touched(self, table: ImageTable) -> list[str]:
         """File names of the rows of `table`, in order, whose subject is in the lineage.
 
-        A subject is, if one of its photographs in `table` (of whatever part) was seen, or any other photograph of the
-        same person of the same population.
+        A subject is, if one of its photographs in `table` (of whatever part) was seen, or a copy that the table left
+        out (`report["left_out"]`), or any other photograph of the same person of the same population.
         """
         rows, population = table.rows, table.report.get("population", "")
         people = self.rows.loc[self.rows["population"] == population, "subject"] if population else ()
-        seen = rows["sha256"].isin(_named(self.rows["sha256"])) | rows["subject"].isin(_named(people))
+        photographs = _named(self.rows["sha256"])
+        copied = (one["subject"] for one in table.report.get("left_out", []) if one["sha256"] in photographs)
+        seen = rows["sha256"].isin(photographs) | rows["subject"].isin(_named([*people, *copied]))
         return rows.loc[seen | rows["subject"].isin(_named(rows.loc[seen, "subject"])), "file_name"].tolist()
 
     def without(self, table: ImageTable) -> "Lineage":

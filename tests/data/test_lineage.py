@@ -145,6 +145,20 @@ def test_a_person_is_found_by_another_photograph_in_the_table_and_by_population(
     assert seen(("", "ben", "")).touched(table_of(tmp_path, rows)) == []  # without a population neither
 
 
+def test_a_person_is_found_by_a_copy_that_the_table_left_out(tmp_path):
+    rows = photos(("ann", "train", "a"), ("ben", "test", "b"))
+    table = table_of(tmp_path, rows, left_out=[{"sha256": "copy of b", "subject": "ben"}])
+    assert seen(("", "", "copy of b")).touched(table) == ["images/0001.png"]
+    assert seen(("", "", "copy of c")).touched(table) == []
+    require_unseen(
+        table.select(split="test"), seen(("", "", "a")), table=table, allow_unknown_parents=False, what="this grader"
+    )
+    with pytest.raises(ValueError, match=r"images/0001.png"):
+        require_unseen(
+            table.select(split="test"), seen(("", "", "copy of b")), table=table, allow_unknown_parents=False, what="it"
+        )
+
+
 def test_unknown_parents_are_refused_unless_allowed_and_known_leaks_always(tmp_path):
     table = table_of(tmp_path, photos(("ann", "train", "a"), ("ben", "test", "b")))
     test = table.select(split="test")
