@@ -261,6 +261,20 @@ def test_a_gan_lists_the_training_photographs_and_what_its_ancestors_saw(base, t
     assert set(Lineage.read(severe.path).rows["sha256"]) == set(lineage.rows["sha256"])
 
 
+def test_a_gan_that_starts_from_one_that_knows_the_test_people_is_refused_before_it_trains(base, toy_runs, tmp_path):
+    """And one of a torn table: days later a grader would refuse its images."""
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    swapped = table.rows.assign(split=table.rows["split"].replace({"train": "test", "test": "train"}))
+    words = ("experiment=gan_base", "data=table", "data.resolution=32", *TINY_GAN, f"runs_dir={tmp_path}")
+    other = as_table(tmp_path / "swapped", swapped, table)
+    with pytest.raises(ValueError, match=r"this GAN, which starts from .*, has seen the people on 49 of 59 validation"):
+        train(composed("train", *words, f"data.root={other.root}", f"init_from={base.path}"))
+    torn = as_table(tmp_path / "torn", table.rows.assign(split=["train", "test"] * 40), table)
+    with pytest.raises(ValueError, match="in more than one of train, val and test"):
+        train(composed("train", *words, f"data.root={torn.root}"))
+    assert not list(tmp_path.glob("train/*"))
+
+
 def test_a_finished_run_without_a_lineage_gets_it_by_repeating_its_command(toy_runs):
     run = gan(toy_runs, "seed=11")
     before = (run.path / "lineage.csv").read_text()
