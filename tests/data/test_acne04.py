@@ -141,6 +141,7 @@ def test_split_can_be_overridden(release):
     table = release.build(split={"seed": 0, "override": True})
     assert table.rows["official_fold"].nunique() == 5
     assert table.rows.loc[table.rows["split"] == "test", "official_fold"].nunique() > 1
+    assert not {"protocol", "fold"} & set(table.report)  # nor may people be in two parts of it, as published
 
 
 def test_a_count_outside_its_band_is_reported_and_kept(release):
