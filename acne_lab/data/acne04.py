@@ -38,7 +38,7 @@ from acne_lab.data.protocols import NUM_FOLDS, PROTOCOLS, leak_of_official_folds
 from acne_lab.data.subjects import UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
 
-POPULATION = "acne04"  # whose people the subjects are
+POPULATION = "acne04"  # how the names of populations begin; each grouping of the photographs is one
 HAYASHI_BANDS = (5, 20, 50, None)  # largest lesion count of each grade (Hayashi et al., J. Dermatol. 2008)
 
 IMAGES = "Classification/JPEGImages"
@@ -300,16 +300,20 @@ class Acne04:
         )
         report = {
             "protocol": self.protocol,
-            "population": POPULATION,
+            "population": f"{POPULATION}-{hash_of(dict(zip(rows['sha256'], rows['subject'])))[:8]}",
             "subjects": people.report,
             "faces": _faces_report(examined) if self.subjects == "faces" else {},
             "leak": leak_of_official_folds(rows, groups),
             **self._copies_report(rows, groups, examined),
         }
+        gone = set()
         if self.duplicates == "drop":
             torn = {name for entry in report["conflicts"] for name in entry["file_names"]}
             gone = torn | {entry["file_name"] for entry in report["duplicates"]}
-            rows = rows[~rows["file_name"].isin(gone)].reset_index(drop=True)
+        left_out = rows["file_name"].isin(gone)
+        # For the lineage: who has seen one of them elsewhere has seen the person.
+        report["left_out"] = rows.loc[left_out, ["sha256", "subject"]].to_dict("records")
+        rows = rows[~left_out].reset_index(drop=True)
         report["notes"] = self._notes(report)
         return with_splits(rows, protocol=self.protocol, fold=self.fold), report
 

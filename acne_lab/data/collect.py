@@ -8,6 +8,7 @@ it splits by subject; and only then does it write.
 
 import hashlib
 import io
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -17,10 +18,11 @@ from typing import Literal, Protocol, TypeVar
 import pandas as pd
 from tqdm import tqdm
 
+from acne_lab.data.duplicates import connected
 from acne_lab.data.lineage import check_table
 from acne_lab.data.photo import read_photo
 from acne_lab.data.splits import subject_split
-from acne_lab.data.table import BadData, ImageTable
+from acne_lab.data.table import NUM_SHOWN, BadData, ImageTable
 
 SKIP = "repair or remove them, or leave them out with data.on_bad=skip (recorded in the table's report)"
 
@@ -49,7 +51,8 @@ class Collected:
         boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
         problems: what is wrong with single files.
         report: facts for the table's report (JSON values); "notes" is a list of sentences for the user, "population"
-            names whose people the subjects are, where other tables have the same people under the same names.
+            names whose people the subjects are, where other tables have the same people under the same names, and
+            "left_out" lists sha256 and subject of copies that are not among the rows.
         unlabelled: True: rows may have no severity.
     """
 
@@ -89,7 +92,7 @@ def build_table(
         out_dir: the table's folder.
         split: `{"seed": int, "fractions": {"train": .7, "val": .1, "test": .2}, "override": False}`; rows
             are split by subject unless the source brings its own `split` column, which wins unless
-            `override` is true. None: the source must bring one.
+            `override` is true (the report's "protocol" and "fold" go with it). None: the source must bring one.
         on_bad: "error" stops before anything is written; "skip" drops bad files into `report["dropped"]`.
         num_workers: threads that read and decode.
 
@@ -111,18 +114,20 @@ def build_table(
         raise BadData([f"{problem.file_name}: {problem.reason}" for problem in problems], SKIP)
     rows = rows[~rows["file_name"].isin({problem.file_name for problem in problems})]
     _require_every_class(rows, source.classes, problems)
-    rows, split_notes = _split(rows.sort_values("file_name", ignore_index=True), split)
+    rows, copy_notes = _with_copies_together(rows.sort_values("file_name", ignore_index=True))
+    rows, split_notes = _split(rows, split)
+    of_own_split = {"protocol", "fold"} if (split or {}).get("override") else set()
 
     table = ImageTable(
         root=out_dir,
-        rows=rows.assign(file_name="images/" + rows["file_name"]),
+        rows=_in_images(rows),
         classes=source.classes,
         report={
-            **found.report,
+            **{name: value for name, value in found.report.items() if name not in of_own_split},
             "num_images": len(rows),
             "num_subjects": int(rows["subject"].nunique()),
             "dropped": [asdict(problem) for problem in problems],
-            "notes": [*found.report.get("notes", []), *split_notes],
+            "notes": [*found.report.get("notes", []), *copy_notes, *split_notes],
         },
         boxes=_boxes_of(rows, found.boxes),
     )
@@ -213,6 +218,26 @@ def _require_every_class(rows: pd.DataFrame, classes: tuple[str, ...], problems:
         raise BadData(lines, "give each class at least one readable image, or take it out of data.classes")
 
 
+def _with_copies_together(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The rows, with one subject for all who have a file in common, byte by byte; and a note if there are any."""
+    named = rows[rows["subject"].fillna("") != ""]
+    codes, names = pd.factorize(named["subject"], sort=True)
+    owners = pd.Series(codes, index=named.index).groupby(named["sha256"]).unique()
+    links = [(int(first), int(other)) for first, *others in owners for other in others]
+    if not links:
+        return rows, []
+    first_of: dict[int, str] = {}
+    together: dict[str, list[str]] = defaultdict(list)
+    for name, label in zip(names, connected(len(names), links).tolist()):
+        together[first_of.setdefault(label, name)].append(name)
+    shared = [", ".join(group) for group in together.values() if len(group) > 1]
+    new_name = {name: first for first, group in together.items() for name in group}
+    note = f"files that are equal byte by byte make these subjects one: {'; '.join(shared[:NUM_SHOWN])}"
+    if len(shared) > NUM_SHOWN:
+        note += f"; and {len(shared) - NUM_SHOWN} more"
+    return rows.assign(subject=rows["subject"].replace(new_name)), [note]
+
+
 def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, list[str]]:
     """Rows with a split: their own if they have one and `split` does not override it, else one by subject.
 
@@ -226,6 +251,13 @@ def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, lis
             raise ValueError("the images come without a split: ask for one, e.g. data.split={seed: 0}")
         return rows.assign(split=subject_split(rows, **options)), []
     return rows, ["the split that came with the images was kept (data.split.override=true makes another)"]
+
+
+def _in_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, and parents among them, under the names that the table uses."""
+    is_row = rows["parent"].isin(rows["file_name"])
+    parent = rows["parent"].where(~is_row, "images/" + rows["parent"].astype(str))
+    return rows.assign(file_name="images/" + rows["file_name"], parent=parent)
 
 
 def _boxes_of(rows: pd.DataFrame, boxes: pd.DataFrame | None) -> pd.DataFrame | None:

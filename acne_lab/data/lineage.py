@@ -1,11 +1,13 @@
 """Whose photographs something descends from, and the rules that keep a test honest: the one place of both.
 
 Whatever has learned (a GAN, a refiner, a grader) and every table of made images has a `lineage.csv`, one row for each
-photograph that it or any of its ancestors has seen: population, subject, sha256. Three rules follow from it:
+photograph that it or any of its ancestors has seen: population, subject, sha256. Four rules follow from it:
 
     1. no subject is in two parts of a table,
-    2. a generated or edited image never tests: it is nobody's photograph, and its ancestors are training rows,
-    3. a test image is tested on nothing that has seen its subject.
+    2. a generated or edited image never tests: it is nobody's photograph, and its parent is a training row,
+    3. a test image is tested on nothing that has seen its subject,
+    4. nor has what makes images for a table seen the subjects of its validation and test photographs: a grader's best
+       epoch would be chosen on people that its training images remember.
 
 A photograph is known by its bytes (sha256), a person by population and subject: `s00007` of population `toy-0` is one
 person in every table, `7` of a folder that names no population is somebody only there, where other photographs of the
@@ -15,7 +17,7 @@ other things than the photographs of a study (ImageNet) are no ancestors.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,12 +92,14 @@ class Lineage:
     def touched(self, table: ImageTable) -> list[str]:
         """File names of the rows of `table`, in order, whose subject is in the lineage.
 
-        A subject is, if one of its photographs in `table` (of whatever part) was seen, or any other photograph of the
-        same person of the same population.
+        A subject is, if one of its photographs in `table` (of whatever part) was seen, or a copy that the table left
+        out (`report["left_out"]`), or any other photograph of the same person of the same population.
         """
         rows, population = table.rows, table.report.get("population", "")
         people = self.rows.loc[self.rows["population"] == population, "subject"] if population else ()
-        seen = rows["sha256"].isin(_named(self.rows["sha256"])) | rows["subject"].isin(_named(people))
+        photographs = _named(self.rows["sha256"])
+        copied = (one["subject"] for one in table.report.get("left_out", []) if one["sha256"] in photographs)
+        seen = rows["sha256"].isin(photographs) | rows["subject"].isin(_named([*people, *copied]))
         return rows.loc[seen | rows["subject"].isin(_named(rows.loc[seen, "subject"])), "file_name"].tolist()
 
     def without(self, table: ImageTable) -> "Lineage":
@@ -116,6 +120,7 @@ def check_table(table: ImageTable) -> None:
             f"{len(made)} generated or edited image(s) of {table.root} are test images:\n{first_lines(list(made))}\n"
             "Fix: test on authentic images; put these into split train or val"
         )
+    check_parents(table, table)
     if table.report.get("protocol") == OFFICIAL:
         return
     named = rows[rows["subject"] != ""]
@@ -125,7 +130,57 @@ def check_table(table: ImageTable) -> None:
         raise ValueError(
             f"{torn['subject'].nunique()} subject(s) of {table.root} are in more than one of train, val and test: what "
             f"is tested there has seen their faces.\n{first_lines(lines)}\n"
-            "Fix: split by subject (data.split.override=true replaces the split that came with the images)"
+            "Fix: split by subject. Where the split came with the images, prepare the table again with "
+            "data.split.override=true, which replaces it"
+        )
+
+
+def check_parents(made: ImageTable, table: ImageTable) -> None:
+    """Rule 2 for the generated and edited rows of `made` whose parents are rows of `table`: of the same one, or not.
+
+    Raises:
+        ValueError: a parent is no training row, or another subject; names both.
+    """
+    rows = made.rows[made.rows["source"].isin(MADE) & made.rows["parent"].isin(table.rows["file_name"])]
+    parents = table.rows.set_index("file_name").loc[rows["parent"]]
+    wrong = (parents["split"] != "train").to_numpy() | (parents["subject"].to_numpy() != rows["subject"].to_numpy())
+    if wrong.any():
+        lines = [
+            f"{row.file_name} ({row.subject or 'no subject'}), made of {row.parent} ({parent.subject}, {parent.split})"
+            for row, parent in zip(rows[wrong].itertuples(), parents[wrong].itertuples())
+        ]
+        raise ValueError(
+            f"{len(lines)} generated or edited image(s) of {made.root} are not of a training photograph of their own "
+            f"subject:\n{first_lines(lines)}\n"
+            "Fix: make images of training photographs alone, and give each the subject of its parent"
+        )
+
+
+def require_held_out(lineage: Lineage, table: ImageTable, *, what: str, parts: Sequence[str] = ("val", "test")) -> None:
+    """Rule 4: refuse to make or train something whose ancestors have seen what `table` holds out, before the work.
+
+    Unknown ancestors pass: who tests must allow them (`require_unseen`). Under the official protocol the table's own
+    training people may be in its test rows, as published.
+
+    Args:
+        lineage: of what makes or is to make images.
+        table: the whole table that it is for. Only its photographs count, not its generated and edited rows.
+        what: for the message, e.g. "this GAN".
+        parts: which of the table's parts it must not have seen.
+
+    Raises:
+        ValueError: names the rows, and says what to do.
+    """
+    if table.report.get("protocol") == OFFICIAL:
+        lineage = lineage.without(table.select(split="train"))
+    rows = table.rows[table.rows["split"].isin(parts) & ~table.rows["source"].isin(MADE)]
+    seen = rows[rows["file_name"].isin(lineage.touched(table))]
+    if len(seen):
+        held_out = " and ".join({"val": "validation", "test": "test"}[part] for part in parts)
+        raise ValueError(
+            f"{what} has seen the people on {len(seen)} of {len(rows)} {held_out} images of {table.root}:\n"
+            f"{first_lines([f'{row.file_name} ({row.split})' for row in seen.itertuples()])}\n"
+            "Fix: start from what has learned from the training rows of this table alone, or from other people"
         )
 
 

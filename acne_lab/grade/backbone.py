@@ -45,9 +45,23 @@ def build_backbone(
         return _from_hub(name, kwargs)
     backbone = timm.create_model(name, pretrained=False, **kwargs)
     if pretrained:
-        weights = _packaged_weights(name) if pretrained == "package" else _read_weights(Path(pretrained))
+        path = weights_path(pretrained)
+        weights = _packaged_weights(name) if path is None else _read_weights(path)
         _load(backbone, weights, origin=pretrained)
     return backbone
+
+
+def weights_path(pretrained: bool | str) -> Path | None:
+    """The file that `pretrained` names, as `build_backbone` takes it; None: it names none.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not pretrained or pretrained is True or pretrained == "package":
+        return None
+    if not (path := Path(pretrained)).is_file():
+        raise ValueError(f"there is no weights file {path}: give pretrained=false, true, package or a path")
+    return path
 
 
 def data_config(backbone: nn.Module) -> dict:
@@ -83,8 +97,6 @@ def _packaged_weights(name: str) -> dict[str, Tensor]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"there is no weights file {path}: give pretrained=false, true, package or a path")
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)

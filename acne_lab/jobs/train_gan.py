@@ -17,7 +17,7 @@ from acne_lab.callbacks import (
     SampleGrid,
     StopWhenNoNearer,
 )
-from acne_lab.data.lineage import Lineage
+from acne_lab.data.lineage import Lineage, check_table, require_held_out
 from acne_lab.data.module import GanData
 from acne_lab.data.table import ImageTable
 from acne_lab.gan.transfer import ROW_HEADER, transfer
@@ -38,6 +38,7 @@ def train_gan(config: dict) -> Run:
     check_callbacks(config)
     stage = config["stage"]
     table = table_of(config)
+    check_table(table)
     severity = stage["severity"]
     if severity is not None and severity not in table.classes:
         raise ValueError(f"stage.severity={severity} is not one of the data's classes: {', '.join(table.classes)}")
@@ -59,6 +60,7 @@ def train_gan(config: dict) -> Run:
         inputs.append(f"classes {same_classes}")  # the weights' bytes do not tell them
     only_drawn = rows.is_drawn and (weights is None or has_seen_only_drawn(weights))
     lineage = Lineage.merged(Lineage.of(rows), *([lineage_of(weights)] if weights else []))
+    require_held_out(lineage, table, what=f"this GAN, which starts from {weights or 'random weights'},")
     is_first = "strategy" not in config["trainer"] or rank() == 0  # of several processes it writes, and speaks
 
     with open_run(config, job="train", inputs=inputs) as run:

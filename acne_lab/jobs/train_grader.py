@@ -1,5 +1,7 @@
 """Train a grader on the training rows of a table and test it once, on rows of people that it has not seen."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -7,15 +9,24 @@ from torch import Tensor
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState
-from acne_lab.data.lineage import Lineage, check_table, leaked_rows, require_unseen
+from acne_lab.data.lineage import (
+    MADE,
+    Lineage,
+    check_parents,
+    check_table,
+    leaked_rows,
+    require_held_out,
+    require_unseen,
+)
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
+from acne_lab.grade.backbone import weights_path
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.balance import added_rows
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.grading import grading_report
-from acne_lab.runs import Run, find_table, open_run
+from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import finish, log_grading
 
 
@@ -44,15 +55,28 @@ def train_grader(config: dict) -> Run:
     require_unseen(test_rows, lineage, **about)  # before images are made for it
     inputs, parts = [table.key, test_table.key], [train_rows]
     if (added := added_rows(config, table)) is not None:
+        check_parents(added, table)
         only_added = config["balance"]["only"]
         inputs.append(f"{'only' if only_added else 'and'} {added.key}")
         parts = [added] if only_added else [train_rows, added]
         lineage = Lineage.merged(*map(Lineage.of, (*parts, val_rows)))
         require_unseen(test_rows, lineage, **about)
+    made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
+    what = "what made the generated or edited training images"
+    require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
+
+    if (weights := weights_path(config["model"]["pretrained"])) is not None:
+        inputs.append(f"pretrained {file_key(weights)}")
+        known = lineage_beside(weights)
+        require_unseen(test_rows, known, **about | {"what": f"model.pretrained={weights}"})
+        lineage = Lineage.merged(lineage, known)
 
     with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)
+        seen = about_lineage(lineage, test_rows, test_table)
         if run.done:
+            if run.metrics.get("lineage") != seen:  # more is known than when it was trained
+                run.write_metrics({**run.metrics, "lineage": seen})
             return run
         start_job(config)
         model = build(config["model"], classes=table.classes)
@@ -92,10 +116,17 @@ def train_grader(config: dict) -> Run:
             {
                 **report,
                 "train": {"num_images": sum(map(len, parts)), "sources": sources},
-                "lineage": about_lineage(lineage, test_rows, test_table),
+                "lineage": seen,
             }
         )
     return run
+
+
+def lineage_beside(weights: Path) -> Lineage:
+    """Whose photographs the weights in a file have seen: those of the finished run that has it, else nobody knows."""
+    runs = (Run(folder) for folder in weights.resolve().parents[:2])  # a run's own file, or one of its checkpoints
+    run = next((run for run in runs if run.done), None)
+    return Lineage.read(run.path) if run else Lineage(known=False)
 
 
 def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTable) -> dict:

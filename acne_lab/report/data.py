@@ -68,6 +68,7 @@ _WHO = {  # numbers in a table's report that belong to the people
 }
 _LEAK = {"leak": ("Leak of the official folds", "What their test photographs share with those they train on.")}
 _SHOWN = {"notes", "num_images", "num_subjects", "protocol", "population", "unknown_parents", *_FINDINGS, *_WHO, *_LEAK}
+_SHOWN |= {"left_out", "people_known"}  # for lineages; the findings and notes tell what there is to it
 
 
 @dataclass(frozen=True)

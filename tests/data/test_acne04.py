@@ -1,5 +1,6 @@
 import json
 import shutil
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from PIL import Image
 from acne_lab.data import acne04, faces
 from acne_lab.data.acne04 import Acne04
 from acne_lab.data.collect import build_table
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import BadData
 
 CLASSES = ["mild", "moderate", "severe", "very_severe"]
@@ -139,6 +141,7 @@ def test_split_can_be_overridden(release):
     table = release.build(split={"seed": 0, "override": True})
     assert table.rows["official_fold"].nunique() == 5
     assert table.rows.loc[table.rows["split"] == "test", "official_fold"].nunique() > 1
+    assert not {"protocol", "fold"} & set(table.report)  # nor may people be in two parts of it, as published
 
 
 def test_a_count_outside_its_band_is_reported_and_kept(release):
@@ -158,7 +161,7 @@ def test_a_count_outside_its_band_is_reported_and_kept(release):
 def test_protocols_differ_in_the_split_alone(release, protocol):
     table = release.build(protocol=protocol, fold=2)
     assert table.report["protocol"] == protocol
-    assert table.report["population"] == "acne04"
+    assert table.report["population"] == release.build().report["population"]
     rows = table.rows.drop(columns="split")
     pd.testing.assert_frame_equal(rows, release.build().rows.drop(columns="split"))
     assert {"official_fold", "subject_fold", "subject_split", "subject_confidence"} <= set(rows.columns)
@@ -206,6 +209,27 @@ def test_copies_are_dropped_and_the_leak_is_counted_before(release):
     assert leak["fold_0"]["share_of_copies"] == pytest.approx(2 / 12, abs=1e-4)
     assert any("official fold 0: 16.7 % of the test photographs" in note for note in table.report["notes"])
     assert table.report["dropped"] == []
+
+
+def test_who_has_seen_a_copy_that_was_left_out_has_seen_the_person(release):
+    """Whatever the grouping of the table that it was seen in: here nobody had told the two copies to be one."""
+    picture = Image.open(release.images / name_of(1))
+    picture.save(release.images / name_of(5), quality=95)
+    table = release.build()
+    (copy,) = {entry["sha256"] for entry in table.report["left_out"]}
+    assert copy == sha256((release.images / name_of(1)).read_bytes()).hexdigest()
+    seen = Lineage(pd.DataFrame([{"population": "", "subject": "somebody", "sha256": copy}]))
+    assert seen.touched(table) == [f"images/{name_of(5)}"]
+    assert release.build(duplicates="keep").report["left_out"] == []
+    assert release.build(duplicates="keep").report["population"] == table.report["population"]
+
+
+def test_a_population_is_one_grouping(release):
+    """Subjects are named after photographs: the same name may be another person in another grouping."""
+    population = release.build().report["population"]
+    assert population.startswith("acne04-")
+    copy_of(release, 0, 8)
+    assert release.build().report["population"] != population
 
 
 def test_copies_can_be_kept_as_released_and_then_share_a_subject(release):

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import skimage.data
@@ -337,3 +339,30 @@ def test_fingerprint_sees_metadata(described):
     before = source.fingerprint()
     described("file_name,severity", "a.png,severe")
     assert source.fingerprint() != before
+
+
+# ------------------------------------------------------------------ people
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_byte_copies_are_one_persons_and_in_one_split(classes, seed):
+    photos = classes / "photos"
+    for number in range(3):
+        shutil.copy(photos / "mild" / "p0_0.png", photos / "mild" / f"copy{number}.png")
+    table = build(classes, seed=seed)
+    rows = table.rows.set_index("file_name")
+    copies = [f"images/mild/{name}.png" for name in ("p0_0", "copy0", "copy1", "copy2")]
+    assert rows.loc[copies, "subject"].unique().tolist() == ["mild/copy0.png"]
+    assert rows.loc[copies, "split"].nunique() == 1
+    assert table.report["num_subjects"] == 12
+    note = "equal byte by byte make these subjects one: mild/copy0.png, mild/copy1.png, mild/copy2.png, mild/p0_0.png"
+    assert any(note in line for line in table.report["notes"])
+
+
+def test_people_who_share_a_file_are_one_and_a_given_split_must_not_tear_them(described):
+    shutil.copy(described("").joinpath("photos", "a.png"), described("").joinpath("photos", "b.png"))
+    root = described("file_name,severity,subject", "a.png,mild,ann", "b.png,mild,ben", "c.png,mild,ben", "d.png,mild,d")
+    assert build(root).rows["subject"].tolist() == ["ann", "ann", "ann", "d"]
+    described("file_name,severity,subject,split", "a.png,mild,ann,train", "b.png,mild,ben,test", "d.png,mild,d,val")
+    with pytest.raises(ValueError, match=r"ann: images/a.png \(train\)(?s:.*)images/b.png \(test\)"):
+        build(root)

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acne_lab.data.lineage import COLUMNS, Lineage, check_table, leaked_rows, require_unseen
+from acne_lab.data.lineage import (
+    COLUMNS,
+    Lineage,
+    check_parents,
+    check_table,
+    leaked_rows,
+    require_held_out,
+    require_unseen,
+)
 from acne_lab.data.splits import subject_split
 from acne_lab.data.table import ImageTable
 
@@ -84,7 +92,7 @@ def test_a_table_that_says_so_has_unknown_parents(tmp_path):
 def test_a_subject_in_two_parts_is_named_and_published_folds_may_have_it(tmp_path):
     rows = photos(("ann", "train", "a"), ("ann", "test", "b"), ("ben", "test", "c"))
     with pytest.raises(
-        ValueError, match=r"1 subject\(s\)(?s:.*)ann: images/0000.png \(train\)(?s:.*)override"
+        ValueError, match=r"1 subject\(s\)(?s:.*)ann: images/0000.png \(train\)(?s:.*)prepare the table again with "
     ) as error:
         check_table(table_of(tmp_path, rows))
     assert "ben" not in str(error.value)
@@ -97,6 +105,22 @@ def test_made_images_never_test(tmp_path, source):
     with pytest.raises(ValueError, match=r"1 generated or edited image(?s:.*)images/0001.png"):
         check_table(table_of(tmp_path, rows, protocol="official"))
     check_table(table_of(tmp_path, rows[:1]))
+
+
+@pytest.mark.parametrize(
+    ("parent", "subject"), [("images/0001.png", "ben"), ("images/0001.png", "else"), ("images/0000.png", "else")]
+)
+def test_a_made_row_has_a_training_parent_of_its_own_subject(tmp_path, parent, subject):
+    rows = photos(("ann", "train", "a"), ("ben", "test", "b"))
+    made = {"subject": "ann", "split": "train", "sha256": "c", "source": "edited", "parent": "images/0000.png"}
+    check_table(table_of(tmp_path, [*rows, made]))
+    wrong = table_of(tmp_path, [*rows, made | {"parent": parent, "subject": subject}], protocol="official")
+    with pytest.raises(ValueError, match=rf"images/0002.png \({subject}\), made of {parent} \((ann, train|ben, test)"):
+        check_table(wrong)
+    elsewhere = table_of(tmp_path, [made | {"parent": parent, "subject": subject}])
+    check_table(elsewhere)  # its parent is none of its rows
+    with pytest.raises(ValueError, match="not of a training photograph of their own subject"):
+        check_parents(elsewhere, table_of(tmp_path, rows))
 
 
 def test_only_the_first_rows_are_named(tmp_path):
@@ -121,6 +145,20 @@ def test_a_person_is_found_by_another_photograph_in_the_table_and_by_population(
     assert seen(("", "ben", "")).touched(table_of(tmp_path, rows)) == []  # without a population neither
 
 
+def test_a_person_is_found_by_a_copy_that_the_table_left_out(tmp_path):
+    rows = photos(("ann", "train", "a"), ("ben", "test", "b"))
+    table = table_of(tmp_path, rows, left_out=[{"sha256": "copy of b", "subject": "ben"}])
+    assert seen(("", "", "copy of b")).touched(table) == ["images/0001.png"]
+    assert seen(("", "", "copy of c")).touched(table) == []
+    require_unseen(
+        table.select(split="test"), seen(("", "", "a")), table=table, allow_unknown_parents=False, what="this grader"
+    )
+    with pytest.raises(ValueError, match=r"images/0001.png"):
+        require_unseen(
+            table.select(split="test"), seen(("", "", "copy of b")), table=table, allow_unknown_parents=False, what="it"
+        )
+
+
 def test_unknown_parents_are_refused_unless_allowed_and_known_leaks_always(tmp_path):
     table = table_of(tmp_path, photos(("ann", "train", "a"), ("ben", "test", "b")))
     test = table.select(split="test")
@@ -137,6 +175,27 @@ def test_published_folds_may_leak_as_published_and_no_further(tmp_path):
     assert leaked_rows(test, train, table=table) == ["images/0001.png"]  # what is measured
     other_fold = seen(("p", "ann", "b"))  # a GAN of another fold has seen a test photograph
     assert "images/0001.png" in refused(test, Lineage.merged(train, other_fold), table=table)
+
+
+# ---- rule 4
+
+
+def test_what_makes_images_has_seen_nobody_who_is_held_out(tmp_path):
+    rows = photos(("ann", "train", "a"), ("ben", "val", "b"), ("cleo", "test", "c"))
+    made = {"subject": "ann", "split": "val", "sha256": "m", "source": "generated"}
+    table = table_of(tmp_path, [*rows, made], protocol="official")
+    require_held_out(seen(("", "ann", "a"), ("", "", "m"), known=False), table, what="this GAN")
+    with pytest.raises(ValueError, match=r"this GAN(?s:.*)1 of 2 validation and test(?s:.*)images/0001.png \(val\)"):
+        require_held_out(seen(("", "ben", "b")), table, what="this GAN")
+    require_held_out(seen(("", "cleo", "c")), table, what="this GAN", parts=["val"])
+
+
+def test_published_folds_hold_out_what_they_can(tmp_path):
+    rows = photos(("ann", "train", "a"), ("ann", "test", "b"), ("ben", "val", "c"))
+    table = table_of(tmp_path, rows, protocol="official", population="p")
+    require_held_out(Lineage.of(table.select(split="train")), table, what="this GAN")
+    with pytest.raises(ValueError, match=r"images/0001.png \(test\)"):
+        require_held_out(seen(("p", "ann", "b")), table, what="this GAN")
 
 
 # ---- by properties

@@ -1,15 +1,23 @@
 """Editors from shipped configs, and real edits of drawn faces through `acne-lab balance`."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tiny import composed
 
-from acne_lab.data.lineage import Lineage
+from acne_lab.data.lineage import Lineage, check_parents, check_table, require_held_out
+from acne_lab.data.splits import subject_split
 from acne_lab.data.table import ImageTable
+from acne_lab.edit.plan import plan_edits
 from acne_lab.jobs.balance import balance
-from acne_lab.jobs.edits import make_editor
+from acne_lab.jobs.edits import edited_rows, make_editor
 from acne_lab.jobs.prepare import prepare
+from acne_lab.runs import Run
 
 FACES = (
     "data.resolution=256",
@@ -75,3 +83,48 @@ def test_real_edits(table, tmp_path, edit):
     learned = set(table.select(split="train").rows["sha256"]) if edit == "overlay_bank" else None
     parents = set(table.rows.set_index("file_name").loc[added.rows["parent"], "sha256"])
     assert set(Lineage.read(added.root).rows["sha256"]) == (learned or parents)
+
+
+CLASSES = ("mild", "moderate", "severe", "very_severe")
+
+
+@st.composite
+def photographs(draw) -> ImageTable:
+    """Photographs of 8 to 16 people, one to three each, split by subject: some mild ones among the training rows."""
+    rows = []
+    for person in range(draw(st.integers(8, 16))):
+        for photo in range(draw(st.integers(1, 3))):
+            grade = draw(st.integers(0, 3)) if rows else 0
+            about = {"subject": f"s{person}", "lesions": (3, 12, 30, 60)[grade], "severity": CLASSES[grade]}
+            rows.append(about | {"file_name": f"images/{person}_{photo}.jpg", "sha256": f"{person}/{photo}"})
+    frame = pd.DataFrame(rows).assign(source="real", parent="")
+    frame["split"] = subject_split(frame, seed=draw(st.integers(0, 10**6)))
+    frame.loc[frame["subject"] == "s0", "split"] = "train"
+    return ImageTable(root=Path("photos"), rows=frame, classes=CLASSES, report={"population": "p"})
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), table=photographs(), seed=st.integers(0, 10**6))
+def test_edits_descend_from_training_rows_and_no_others_would_pass(data, table, seed):
+    """The planner and the rows of `acne-lab balance`, with nothing drawn; then one parent is taken from elsewhere."""
+    plan = plan_edits(table.rows, CLASSES, {"very_severe": 1}, sources="lower", seed=seed)
+    plan = plan[~plan["is_spare"]]
+    outcomes = {
+        i: {"lesions_added": edit.num_added, "sha256": f"edit {i}", "parameters": {}}
+        for i, edit in zip(plan.index, plan.itertuples())
+    }
+    rows = edited_rows(Run(Path("runs/balance/dots-0123456789")), table, plan, outcomes, name="dots")
+    added = ImageTable(root=Path("added"), rows=rows, classes=CLASSES)
+    check_parents(added, table)
+    parents = table.only(table.rows["file_name"].isin(added.rows["parent"]))
+    require_held_out(Lineage.of(parents), table, what="edits")
+    together = pd.concat([table.rows, rows], ignore_index=True)
+    check_table(ImageTable(root=Path("both"), rows=together, classes=CLASSES))
+
+    others = table.rows[(table.rows["split"] != "train") | ~table.rows["subject"].isin(rows["subject"])]
+    other = data.draw(st.sampled_from(others["file_name"].tolist()))
+    with pytest.raises(ValueError, match="not of a training photograph of their own subject"):
+        check_parents(ImageTable(root=Path("added"), rows=rows.assign(parent=other), classes=CLASSES), table)
+    if (elsewhere := table.only(table.rows["file_name"] == other)).rows["split"].item() != "train":
+        with pytest.raises(ValueError, match="edits has seen"):
+            require_held_out(Lineage.of(elsewhere), table, what="edits")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed, tiny_weights
 
@@ -260,6 +261,20 @@ def test_a_gan_lists_the_training_photographs_and_what_its_ancestors_saw(base, t
     assert set(Lineage.read(severe.path).rows["sha256"]) == set(lineage.rows["sha256"])
 
 
+def test_a_gan_that_starts_from_one_that_knows_the_test_people_is_refused_before_it_trains(base, toy_runs, tmp_path):
+    """And one of a torn table: days later a grader would refuse its images."""
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    swapped = table.rows.assign(split=table.rows["split"].replace({"train": "test", "test": "train"}))
+    words = ("experiment=gan_base", "data=table", "data.resolution=32", *TINY_GAN, f"runs_dir={tmp_path}")
+    other = as_table(tmp_path / "swapped", swapped, table)
+    with pytest.raises(ValueError, match=r"this GAN, which starts from .*, has seen the people on 49 of 59 validation"):
+        train(composed("train", *words, f"data.root={other.root}", f"init_from={base.path}"))
+    torn = as_table(tmp_path / "torn", table.rows.assign(split=["train", "test"] * 40), table)
+    with pytest.raises(ValueError, match="in more than one of train, val and test"):
+        train(composed("train", *words, f"data.root={torn.root}"))
+    assert not list(tmp_path.glob("train/*"))
+
+
 def test_a_finished_run_without_a_lineage_gets_it_by_repeating_its_command(toy_runs):
     run = gan(toy_runs, "seed=11")
     before = (run.path / "lineage.csv").read_text()
@@ -309,11 +324,33 @@ def test_a_grader_of_generated_images_has_their_ancestors(generated, toy_runs, t
     about = run.metrics["lineage"]
     assert about == {"known": True, "num_photographs": len(Lineage.of(table)), "protocol": None, "leaked_share": 0}
 
+    noted = run.metrics  # a finished run says what is known now
+    run.write_metrics({**noted, "lineage": {**about, "known": False}})
+    Lineage(known=False).write(run.path)
+    assert train(composed("train", *words, f"test={toy}", f"runs_dir={toy_runs}")).metrics == noted
+    assert Lineage.read(run.path).known
+
     other_split = ImageTable.read(toy)
     swap = other_split.rows.assign(split=other_split.rows["split"].replace({"train": "test", "test": "train"}))
     swapped = as_table(tmp_path / "swapped", swap, other_split)
     with pytest.raises(ValueError, match="train it, and all it descends from, on the training rows"):
         train(composed("train", *words, f"test={swapped.root}", f"runs_dir={toy_runs}"))
+
+
+def test_a_grader_of_images_that_remember_the_validation_people_is_refused(generated, toy_runs, tmp_path):
+    rows, _ = generated
+    toy = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    photographs = toy.rows[toy.rows["split"] != "train"].assign(
+        file_name=lambda toys: "images/toy/" + toys["file_name"]
+    )
+    rows = pd.concat([rows.assign(split="train"), photographs], ignore_index=True)
+    words = ("experiment=grader", "data=table", "data.resolution=32", *TINY_GRADER, f"runs_dir={tmp_path}")
+    remembers = as_table(tmp_path / "val", rows, toy, Lineage.of(toy.select(split="val")))
+    with pytest.raises(
+        ValueError, match=r"what made the generated(?s:.*) validation images(?s:.*)images/toy/.*\(val\)"
+    ):
+        train(composed("train", *words, f"data.root={remembers.root}"))
+    assert not list(tmp_path.glob("train/*"))
 
 
 def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
@@ -328,6 +365,40 @@ def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
     assert run.metrics["lineage"]["known"] is False
     with pytest.raises(ValueError, match="allow_unknown_parents=true"):  # done or not
         train(composed("train", *words))
+
+
+def backbone_weights(path, seed=0):
+    torch.manual_seed(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(timm.create_model("test_resnet").state_dict(), path)
+    return path
+
+
+def test_pretrained_weights_of_nobody_knows_whom_are_refused_or_noted(toy_runs, tmp_path):
+    weights = backbone_weights(tmp_path / "weights.pth")
+    words = (*GRADER, "data.source.seed=3", f"runs_dir={tmp_path}", f"model.pretrained={weights}")
+    with pytest.raises(ValueError, match=r"model.pretrained=(?s:.*)photographs are not listed(?s:.*)allow_unknown"):
+        train(composed("train", *words))
+    run = train(composed("train", *words, "allow_unknown_parents=true"))
+    assert run.metrics["lineage"]["known"] is False
+    assert not Lineage.read(run.path).known
+    backbone_weights(weights, seed=1)  # other weights under the same name are another run
+    assert train(composed("train", *words, "allow_unknown_parents=true")).path != run.path
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_pretrained_weights_of_a_run_have_its_lineage(toy_runs, tmp_path, split):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    origin = tmp_path / "origin-0123456789"
+    weights = backbone_weights(origin / "checkpoints" / "backbone.pth")
+    (origin / "DONE").write_text("{}")
+    Lineage.of(table.select(split=split)).write(origin)
+    words = (*GRADER, f"runs_dir={toy_runs}", f"model.pretrained={weights}")
+    if split == "test":
+        with pytest.raises(ValueError, match=r"model.pretrained=(?s:.*)has seen the people on 21 of 21 test images"):
+            train(composed("train", *words))
+    else:
+        assert train(composed("train", *words)).metrics["lineage"]["known"]
 
 
 def test_published_folds_are_tested_and_their_leak_is_measured(toy_runs, tmp_path):
