@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from acne_lab.colour import skin_type
 from acne_lab.data.annotations import circle_boxes, fitted_boxes, read_circles, read_voc
 from acne_lab.data.collect import Collected, Problem, hash_each, hash_files, hash_of, severity_of_count
 from acne_lab.data.duplicates import by_quality, connected, copies_of_best, near_duplicates
@@ -298,6 +299,8 @@ class Acne04:
         rows = rows.assign(
             subject=[first_of[label] for label in people.labels.tolist()], subject_confidence=people.confidence
         )
+        if self.subjects == "faces":
+            rows["skin_tone"] = _skin_tones(rows["subject"], [examination.angle for examination in examined])
         report = {
             "protocol": self.protocol,
             "population": POPULATION,
@@ -413,6 +416,13 @@ def _faces_report(examined: list[Examination]) -> dict:
     found = by_detector.total()
     share = round(found / max(len(examined), 1), 4)
     return {"photographs": len(examined), "found": found, "share_found": share, **dict(sorted(by_detector.items()))}
+
+
+def _skin_tones(subjects: pd.Series, angles: list[float | None]) -> pd.Series:
+    """1 to 6, Int64: of each row's person, whose photographs were taken under different lamps; <NA> if no cheek of
+    theirs was seen."""
+    angle = pd.Series(angles, index=subjects.index, dtype=float).groupby(subjects).transform("median")
+    return angle.map(skin_type, na_action="ignore").astype("Int64")
 
 
 def _times(size: tuple[int, int]) -> str:

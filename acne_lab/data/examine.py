@@ -22,9 +22,10 @@ from tqdm import tqdm
 from acne_lab.data.duplicates import perceptual_hash, thumbnail
 from acne_lab.data.faces import WORK_SIDE, FaceFinder, IdentityEmbedder
 from acne_lab.data.photo import read_photo
+from acne_lab.data.tone import cheek_angle
 from acne_lab.data.workers import in_order
 
-VERSION = 1  # raise it whenever an examination comes out differently
+VERSION = 2  # raise it whenever an examination comes out differently
 MIRRORED_SHARE = 16  # of one in this many faces the mirrored one is embedded too
 
 
@@ -41,6 +42,8 @@ class Examination:
         identity: float32 [D], of length 1; None without a face.
         mirrored: the identity of the mirrored photograph, taken of one in `MIRRORED_SHARE` (chosen by content):
             how alike a person is to themselves at the least.
+        angle: individual typology angle of the cheeks in degrees (`tone.cheek_angle`); None without a face, or where
+            its cheeks are not on the photograph.
     """
 
     size: tuple[int, int]
@@ -50,6 +53,7 @@ class Examination:
     detector: str = ""
     identity: np.ndarray | None = None
     mirrored: np.ndarray | None = None
+    angle: float | None = None
 
 
 class Examiner:
@@ -99,7 +103,13 @@ class Examiner:
             flipped = np.ascontiguousarray(photo[:, ::-1])
             again = self.finder(flipped)
             mirrored = None if again is None else self.embedder(flipped, again)
-        return Examination(**about, detector=face.detector, identity=self.embedder(photo, face), mirrored=mirrored)
+        return Examination(
+            **about,
+            detector=face.detector,
+            identity=self.embedder(photo, face),
+            mirrored=mirrored,
+            angle=cheek_angle(photo, face),
+        )
 
 
 def examine(
@@ -150,6 +160,7 @@ def _write(path: Path, examination: Examination) -> None:
         "detector": np.array(examination.detector),
         "identity": nothing if examination.identity is None else examination.identity,
         "mirrored": nothing if examination.mirrored is None else examination.mirrored,
+        "angle": np.array(np.nan if examination.angle is None else examination.angle),
     }
     aside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(aside, **arrays)
@@ -168,6 +179,7 @@ def _read(path: Path) -> Examination:
             detector=str(arrays["detector"]),
             identity=identity if identity.size else None,
             mirrored=mirrored if mirrored.size else None,
+            angle=None if np.isnan(arrays["angle"]) else float(arrays["angle"]),
         )
 
 

@@ -2,7 +2,8 @@
 
 An image table is a folder:
 
-    metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256
+    metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256; where it
+                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types
     table.json     {"classes": [mildest, ..., most severe], "report": {what was counted, noted and dropped}}
     boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the stored photograph
     images/        the files, or a link to the user's folder (real photographs are never copied)
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -200,6 +202,9 @@ def _tidy_rows(rows: pd.DataFrame) -> pd.DataFrame:
         rows["lesions"] = pd.to_numeric(rows["lesions"]).astype("Int64")
     except (ValueError, TypeError) as error:
         raise ValueError(f"column lesions must hold whole numbers or nothing: {error}") from error
+    if "skin_tone" in rows:
+        with suppress(ValueError, TypeError):  # other people's labels; but a gap among numbers makes 3.0 of a 3
+            rows["skin_tone"] = pd.to_numeric(rows["skin_tone"]).astype("Int64")
     return rows
 
 

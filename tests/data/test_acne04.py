@@ -9,7 +9,7 @@ from PIL import Image
 from acne_lab.data import acne04, faces
 from acne_lab.data.acne04 import Acne04
 from acne_lab.data.collect import build_table
-from acne_lab.data.table import BadData
+from acne_lab.data.table import BadData, ImageTable
 
 CLASSES = ["mild", "moderate", "severe", "very_severe"]
 LESIONS = (3, 12, 30, 60)
@@ -242,6 +242,9 @@ def test_one_person_on_several_photographs(release, monkeypatch):
     assert (rows["subject"] == subjects[0]).sum() == 3
     assert (rows.loc[[f"images/{name_of(index)}" for index in crops], "subject_confidence"] == 0.75).all()
     assert set(rows["subject_confidence"]) <= {0.75, 0.5, 0.25}
+    assert set(rows.loc[[f"images/{name_of(index)}" for index in crops], "skin_tone"]) == {1}
+    assert rows["skin_tone"].isna().sum() == NUM - 3
+    assert ImageTable.read(table.root).rows["skin_tone"].equals(table.rows["skin_tone"])  # 1, and not 1.0
     assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
     assert table.report["subjects"]["calibrated"] is False
     people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
