@@ -9,6 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
+from acne_lab.data.photo import SIDEWAYS
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px
 
 OUTSIDE = 0.01  # of a side: boxes that reach outside of the photograph by less were drawn to its edge, by hand
@@ -69,6 +71,23 @@ def fitted_boxes(boxes: list[Box], size: tuple[int, int]) -> list[Box]:
     return [(max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes]
 
 
+def upright_boxes(boxes: list[Box], size: tuple[int, int], orientation: int) -> list[Box]:
+    """Boxes that were drawn on the pixels as stored, `size` (width, height), where they are on the upright photograph.
+
+    Args:
+        orientation: EXIF's, 1 to 8, as in the standard's table: where row 0 and column 0 of the stored pixels belong.
+    """
+    width, height = size
+    turned = []
+    for x0, y0, x1, y1 in boxes:
+        if orientation in (2, 3, 7, 8):  # the stored columns run from the right, or from the bottom, of what is upright
+            x0, x1 = width - x1, width - x0
+        if orientation in (3, 4, 6, 7):  # the stored rows do
+            y0, y1 = height - y1, height - y0
+        turned.append((y0, x0, y1, x1) if orientation in SIDEWAYS else (x0, y0, x1, y1))
+    return turned
+
+
 def read_circles(path: Path) -> dict[str, list[Circle]]:
     """ACNE04-v2's file: the stem of a photograph's file name -> its circles.
 
@@ -99,9 +118,10 @@ def read_circles(path: Path) -> dict[str, list[Circle]]:
     return circles
 
 
-def circle_boxes(circles: list[Circle], size: tuple[int, int]) -> tuple[list[Box], list[Circle]]:
+def circle_boxes(circles: list[Circle], size: tuple[int, int], orientation: int = 1) -> tuple[list[Box], list[Circle]]:
     """The boxes around the circles, in px of a photograph of `size`, cut at its borders; and circles that cannot be.
 
+    A picture of the same pixels with its sides swapped was not turned by its EXIF `orientation`, and its circles are.
     A circle cannot be if its centre is outside of the picture, or its diameter is not above zero or is more than
     `MAX_DIAMETER` of the short side.
     """
@@ -112,15 +132,12 @@ def circle_boxes(circles: list[Circle], size: tuple[int, int]) -> tuple[list[Box
         if not (inside and 0 < 2 * circle.radius <= MAX_DIAMETER * min(width, height)):
             rejected.append(circle)
             continue
-        scale_x, scale_y = size[0] / width, size[1] / height
         x, y, radius = circle.x, circle.y, circle.radius
-        corners = (x - radius) * scale_x, (y - radius) * scale_y, (x + radius) * scale_x, (y + radius) * scale_y
-        boxes += [
-            (
-                max(corners[0], 0.0),
-                max(corners[1], 0.0),
-                min(corners[2], float(size[0])),
-                min(corners[3], float(size[1])),
-            )
-        ]
+        box = (x - radius, y - radius, x + radius, y + radius)
+        if orientation in SIDEWAYS and size[0] != size[1] and (width, height) == size[::-1]:
+            (box,) = upright_boxes([box], (width, height), orientation)
+            width, height = size
+        scale_x, scale_y = size[0] / width, size[1] / height
+        x0, y0, x1, y1 = box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y
+        boxes.append((max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))))
     return boxes, rejected

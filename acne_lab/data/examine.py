@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from acne_lab.data.duplicates import perceptual_hash, thumbnail
 from acne_lab.data.faces import WORK_SIDE, FaceFinder, IdentityEmbedder
-from acne_lab.data.photo import read_photo
+from acne_lab.data.photo import orientation, read_photo, upright_size
 from acne_lab.data.tone import cheek_angle
 from acne_lab.data.workers import in_order
 
@@ -35,6 +35,7 @@ class Examination:
 
     Args:
         size: width and height in px, upright.
+        orientation: EXIF's, 1 to 8: how the stored pixels are turned for it.
         num_bytes: of the file.
         hash: `duplicates.perceptual_hash`.
         thumbnail: uint8 [48, 48, 3].
@@ -47,6 +48,7 @@ class Examination:
     """
 
     size: tuple[int, int]
+    orientation: int
     num_bytes: int
     hash: int
     thumbnail: np.ndarray
@@ -88,8 +90,11 @@ class Examiner:
         content = path.read_bytes()
         # A quarter of the size is enough to look at, and four times as fast to decode; every byte is read.
         image = read_photo(io.BytesIO(content), draft_side=WORK_SIDE)
+        with Image.open(io.BytesIO(content)) as header:  # a draft has fewer pixels
+            size, turned = upright_size(header), orientation(header)
         about = {
-            "size": _size(content),
+            "size": size,
+            "orientation": turned,
             "num_bytes": len(content),
             "hash": perceptual_hash(image),
             "thumbnail": thumbnail(image),
@@ -154,6 +159,7 @@ def _write(path: Path, examination: Examination) -> None:
     nothing = np.zeros(0, np.float32)
     arrays = {
         "size": np.array(examination.size),
+        "orientation": np.array(examination.orientation),
         "num_bytes": np.array(examination.num_bytes),
         "hash": np.array(examination.hash, np.uint64),
         "thumbnail": examination.thumbnail,
@@ -173,6 +179,7 @@ def _read(path: Path) -> Examination:
         width, height = arrays["size"].tolist()
         return Examination(
             size=(width, height),
+            orientation=int(arrays["orientation"]),
             num_bytes=int(arrays["num_bytes"]),
             hash=int(arrays["hash"]),
             thumbnail=arrays["thumbnail"],
@@ -181,13 +188,6 @@ def _read(path: Path) -> Examination:
             mirrored=mirrored if mirrored.size else None,
             angle=None if np.isnan(arrays["angle"]) else float(arrays["angle"]),
         )
-
-
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height as the photograph is meant to be seen; from the header, where a draft has fewer pixels."""
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
-        return image.size[::-1] if turned else image.size
 
 
 def _digest(path: Path) -> str:

@@ -5,7 +5,7 @@ An image table is a folder:
     metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256; where it
                    is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types
     table.json     {"classes": [mildest, ..., most severe], "report": {what was counted, noted and dropped}}
-    boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the stored photograph
+    boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the upright photograph
     images/        the files, or a link to the user's folder (real photographs are never copied)
 
 `metadata.csv` follows the Hugging Face imagefolder convention, so other tools load the same folder.
@@ -66,8 +66,8 @@ class ImageTable:
             Int64).
         classes: severity names from the mildest to the most severe.
         report: what the build counted, noted and dropped; plain JSON values.
-        boxes: the columns of `BOX_COLUMNS`, float pixels of the stored photograph; None: lesions were not
-            located.
+        boxes: the columns of `BOX_COLUMNS`, float pixels of the upright photograph (EXIF orientation applied); None:
+            lesions were not located.
 
     Raises:
         ValueError: a column is missing or a value is impossible; names the rows.

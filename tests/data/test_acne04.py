@@ -288,6 +288,20 @@ def test_circles_of_the_second_annotation_win(release, tmp_path):
     assert release.source(annotations_v2=str(tmp_path / "v2.json")).fingerprint() != before
 
 
+def test_boxes_of_a_photograph_that_its_camera_turned(release):
+    """Drawn on the stored pixels or on the upright photograph: the table has them upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its top is the stored left side
+    for index in (0, 4):
+        with Image.open(release.images / name_of(index)) as image:
+            image.save(release.images / name_of(index), exif=exif)
+    upright = (release.annotations / name_of(4)).with_suffix(".xml")
+    upright.write_text(upright.read_text().replace(">80<", ">side<").replace(">64<", ">80<").replace(">side<", ">64<"))
+    boxes = release.build().boxes.set_index("file_name")
+    assert boxes.loc[f"images/{name_of(0)}"].to_numpy().tolist() == [[58, x, 62, x + 4] for x in range(3)]
+    assert boxes.loc[f"images/{name_of(4)}"].to_numpy().tolist() == [[x, 2, x + 4, 6] for x in range(3)]
+
+
 def test_circles_of_other_photographs_are_refused(release, tmp_path):
     (tmp_path / "v2.json").write_text('{"annotations": [{"image_id": "x", "coordinates": [4, 4], "radius": 2}]}')
     with pytest.raises(ValueError, match="marks none of these photographs"):

@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from acne_lab.data.annotations import Circle, circle_boxes, fitted_boxes, read_circles, read_voc
+from acne_lab.data.annotations import Circle, circle_boxes, fitted_boxes, read_circles, read_voc, upright_boxes
 
 
 def test_boxes_are_cut_at_the_border_and_refused_outside_of_it():
@@ -62,3 +64,22 @@ def test_other_files_are_refused(tmp_path, text, reason):
     (tmp_path / "v2.json").write_text(text)
     with pytest.raises(ValueError, match=reason):
         read_circles(tmp_path / "v2.json")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_photograph(orientation):
+    """A white rectangle on the stored pixels is where Pillow shows it on the upright ones."""
+    stored = np.zeros((30, 40), np.uint8)
+    stored[4:9, 10:23] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(stored)
+    image.info["exif"] = exif.tobytes()
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    ((x0, y0, x1, y1),) = upright_boxes([(10, 4, 23, 9)], (40, 30), orientation)
+    assert upright[y0:y1, x0:x1].min() == 255 and upright.sum() == stored.sum()
+    if orientation >= 5:
+        assert circle_boxes([Circle(20, 10, 3, (40, 30))], (30, 40), orientation) == (
+            upright_boxes([(17, 7, 23, 13)], (40, 30), orientation),
+            [],
+        )
