@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image
 
 from acne_lab.data.table import SOURCES, SPLITS, ImageTable
@@ -30,6 +31,7 @@ from acne_lab.report.parts import (
 
 PAGE = "report.html"
 NUM_CONTACT = 10  # images shown of each severity and source
+_KIND, _YES_NO = '<meta name="contact-sheet" content="{}">', {True: "yes", False: "no"}
 NUM_LISTED = 40  # lines of a finding on the page; table.json has them all
 ACNE04_V2_SIZES = (-4.259, 0.516, "ACNE04-v2, log-normal")  # 32,443 circles on 1,204 photographs
 
@@ -106,6 +108,12 @@ def write_data_report(table: ImageTable, run_dir: Path, *, contact_sheet: bool =
     facts = _facts(_without_paths(table, run_dir), run_dir, contact_sheet)
     replace_text(run_dir / PAGE, html_templates().get_template("data.html.j2").render(facts))
     return run_dir / PAGE
+
+
+def has_data_report(run_dir: Path, *, contact_sheet: bool) -> bool:
+    """Whether the page is there, and written with the contact sheet that is wanted: with it, or without any image."""
+    page = Path(run_dir) / PAGE
+    return page.is_file() and _KIND.format(_YES_NO[contact_sheet]) in page.read_text(encoding="utf-8")
 
 
 def data_lines(table: ImageTable) -> list[str]:
@@ -191,6 +199,7 @@ def _facts(table: ImageTable, run_dir: Path, contact_sheet: bool) -> dict:
     sizes = _lesion_sizes(table)
     counts = _counts(table)
     return {
+        "kind": Markup(_KIND.format(_YES_NO[contact_sheet])),
         "name": run_dir.name.rsplit("-", 1)[0] if is_run else run_dir.name,
         "run": f"{run_dir.parent.name}/{run_dir.name}" if is_run else run_dir.name,
         "key": table.key,
