@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from acne_lab.data.duplicates import perceptual_hash, thumbnail
-from acne_lab.data.faces import WORK_SIDE, FaceFinder, IdentityEmbedder
+from acne_lab.data.faces import WORK_SIDE, Face, FaceFinder, IdentityEmbedder
 from acne_lab.data.photo import orientation, read_photo, upright_size
 from acne_lab.data.tone import cheek_angle
 from acne_lab.data.workers import in_order
@@ -100,21 +100,20 @@ class Examiner:
             "thumbnail": thumbnail(image),
         }
         photo = np.asarray(image)
-        face = self.finder(photo) if self.finder else None
+        face, identity = self._person(photo)
         if face is None:
             return Examination(**about)
         mirrored = None
         if int(sha256[:8], 16) % MIRRORED_SHARE == 0:
-            flipped = np.ascontiguousarray(photo[:, ::-1])
-            again = self.finder(flipped)
-            mirrored = None if again is None else self.embedder(flipped, again)
-        return Examination(
-            **about,
-            detector=face.detector,
-            identity=self.embedder(photo, face),
-            mirrored=mirrored,
-            angle=cheek_angle(photo, face),
-        )
+            _, mirrored = self._person(np.ascontiguousarray(photo[:, ::-1]))
+        angle = cheek_angle(photo, face)
+        return Examination(**about, detector=face.detector, identity=identity, mirrored=mirrored, angle=angle)
+
+    def _person(self, photo: np.ndarray) -> tuple[Face, np.ndarray] | tuple[None, None]:
+        """The face and its identity, or neither: a network that answers nan has seen nobody, and nan is like nobody."""
+        face = self.finder(photo) if self.finder else None
+        identity = None if face is None else self.embedder(photo, face)
+        return (face, identity) if identity is not None and np.isfinite(identity).all() else (None, None)
 
 
 def examine(
