@@ -134,3 +134,15 @@ def test_a_face_without_a_finite_identity_is_none(photographs, tmp_path, identit
     examiner = Examiner(finder=stub, embedder=stub)
     (one,) = examine(photographs[:1], digests_of(photographs[:1]), examiner, cache_dir=tmp_path, num_workers=0)
     assert (one.identity, one.detector, one.angle) == (None, "", None)
+
+
+def test_what_fails_with_a_face_is_no_unreadable_photograph(photographs, tmp_path):
+    stub = FindsFaces(fails=True)
+    with pytest.raises(ValueError, match="the network's input"):
+        examine(
+            photographs[:1],
+            digests_of(photographs[:1]),
+            Examiner(finder=stub, embedder=stub),
+            cache_dir=tmp_path,
+            num_workers=0,
+        )
