@@ -6,7 +6,7 @@ ACNE04-v2 marks many more lesions (mean 27 a photograph, up to 434), as circles 
 
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from acne_lab.data.photo import SIDEWAYS
@@ -55,7 +55,7 @@ def read_voc(path: Path) -> VocFile:
 
 
 def fitted_boxes(boxes: list[Box], size: tuple[int, int]) -> list[Box]:
-    """The boxes, cut at the borders of a photograph of `size` (width, height).
+    """The boxes, cut at the borders of a photograph of `size` (width, height); one of which nothing is left is gone.
 
     Raises:
         ValueError: a box reaches outside by more than `OUTSIDE` of that side: it was not drawn on this picture.
@@ -68,7 +68,8 @@ def fitted_boxes(boxes: list[Box], size: tuple[int, int]) -> list[Box]:
                 f"object {number} has a box outside of the {width} x {height} photograph: "
                 f"{x0:g}, {y0:g}, {x1:g}, {y1:g}"
             )
-    return [(max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes]
+    cut = [(max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes]
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in cut if x0 < x1 and y0 < y1]
 
 
 def upright_boxes(boxes: list[Box], size: tuple[int, int], orientation: int) -> list[Box]:
@@ -89,9 +90,10 @@ def upright_boxes(boxes: list[Box], size: tuple[int, int], orientation: int) -> 
 
 
 def read_circles(path: Path) -> dict[str, list[Circle]]:
-    """ACNE04-v2's file: the stem of a photograph's file name -> its circles.
+    """ACNE04-v2's file: the stem of a photograph's file name -> its circles, of those photographs that have some.
 
-    An `image_id` is the `id` of an entry of "images", or, where there is none, itself the file name.
+    Names may be paths, of Windows too. An `image_id` is the `id` of an entry of "images", or, where there is none,
+    itself the file name.
 
     Raises:
         ValueError: not such a file; says what is missing.
@@ -100,13 +102,11 @@ def read_circles(path: Path) -> dict[str, list[Circle]]:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         entries = {str(entry["id"]): entry for entry in content.get("images", [])}
         circles: dict[str, list[Circle]] = {}
-        for entry in entries.values():
-            circles[Path(entry["file_name"]).stem] = []
         for mark in content["annotations"]:
             entry = entries.get(str(mark["image_id"]), {})
             size = (int(entry["width"]), int(entry["height"])) if {"width", "height"} <= entry.keys() else None
             x, y = mark["coordinates"]
-            stem = Path(str(entry.get("file_name", mark["image_id"]))).stem
+            stem = PureWindowsPath(str(entry.get("file_name", mark["image_id"]))).stem
             circles.setdefault(stem, []).append(Circle(float(x), float(y), float(mark["radius"]), size))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"data.annotations_v2={path} cannot be read as JSON ({error})") from error

@@ -277,12 +277,14 @@ def test_circles_of_the_second_annotation_win(release, tmp_path):
         {"image_id": name_of(1), "coordinates": [40, 30], "radius": 5481},
         {"image_id": "levle0_99999.jpg", "coordinates": [40, 30], "radius": 4},
     ]
-    (tmp_path / "v2.json").write_text(json.dumps({"annotations": marks}))
+    images = [{"id": 1, "file_name": name_of(2)}]  # nobody has marked it: the release's boxes stay
+    (tmp_path / "v2.json").write_text(json.dumps({"images": images, "annotations": marks}))
     before = release.source().fingerprint()
     table = release.build(annotations_v2=str(tmp_path / "v2.json"))
     boxes = table.boxes.set_index("file_name")
     assert boxes.loc[[f"images/{name_of(1)}"]].to_numpy().tolist() == [[36, 26, 44, 34]]
     assert len(boxes) == sum(LESIONS) * NUM // 4 - LESIONS[1] + 1
+    assert len(boxes.loc[[f"images/{name_of(2)}"]]) == LESIONS[2]
     assert table.report["box_count_conflicts"] == []  # it marks other lesions than the release counts
     assert any(note.startswith("1 circles of ACNE04-v2 were left out") for note in table.report["notes"])
     assert release.source(annotations_v2=str(tmp_path / "v2.json")).fingerprint() != before
