@@ -19,9 +19,11 @@ from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
 from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of
-from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limit_threads, take_editor
-from acne_lab.jobs.pool import start_workers
+from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limited_threads, take_editor
+from acne_lab.jobs.pool import ended, start_workers
 from acne_lab.runs import JOURNAL, Run, write_text
+
+UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them
 
 
 def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable, list[str], Lineage]:
@@ -37,8 +39,13 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
         learned from and finds faces with, and whose photographs that were, besides the one that it edits.
 
     Raises:
-        ValueError: a run is missing or unfit, or the bank finds no lesions.
+        ValueError: a run is missing or unfit, the bank finds no lesions, or the name says less than the edit does.
     """
+    if edit.get("refiner") and edit["name"] in UNREFINED:
+        raise ValueError(
+            f"the table would call refined edits {edit['name']}: choose edit=refined edit.refiner=RUN, or a name of "
+            "their own (edit.name=...)"
+        )
     node = dict(edit["editor"])
     parts, keys, lineages = {}, [], []
     if edit.get("bank"):
@@ -144,18 +151,15 @@ def side_by_side(editor: Callable, tasks: list[Task], config: dict) -> Iterator[
     """The outcomes of tasks as they come, from `num_workers` processes; of one worker, from this process."""
     num_workers, num_threads = min(config["num_workers"], len(tasks)), config["num_threads"] or 1
     if num_workers == 1:
-        limit_threads(num_threads)
-        yield from (edit_photo(editor, task) for task in tasks)
+        with limited_threads(num_threads):
+            yield from (edit_photo(editor, task) for task in tasks)
         return
     pool = start_workers(num_workers, take_editor, editor, num_threads)
     try:
         for future in as_completed([pool.submit(edit_with_own_editor, task) for task in tasks]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "a process that edits was ended from outside, as it happens when memory runs short: repeat the command, "
-            "it goes on (with num_workers=1 it needs less)"
-        ) from error
+        raise ended("edits") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

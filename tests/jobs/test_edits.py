@@ -33,6 +33,17 @@ def test_an_editor_that_has_learned_from_nothing(table):
     assert len(lineage) == 0
 
 
+def test_the_name_of_an_edit_says_what_ran(table):
+    """A refined edit is not called an overlay: studies compare the two."""
+    words = ("table=x", "edit=overlay", "edit.refiner=some")
+    with pytest.raises(ValueError, match="would call refined edits overlay: choose edit=refined"):
+        make_editor(composed("balance", *words)["edit"], table, "runs")
+    for name in ("refined", "mine"):
+        words = ("table=x", "edit=overlay", "edit.refiner=some", f"edit.name={name}")
+        with pytest.raises(ValueError, match="there is no run some"):
+            make_editor(composed("balance", *words)["edit"], table, "runs")
+
+
 def test_a_bank_descends_from_the_training_rows(table):
     """All of them: any of its lesions may come from any of them. The test rows are not among them."""
     edit = composed("balance", "table=x", "edit=overlay_bank", NO_LANDMARKS)["edit"]

@@ -61,7 +61,7 @@ def test_with_the_perceptual_loss_of_the_packaged_network(toy_runs):
     assert pd.read_csv(run.path / "metrics.csv")["loss/perceptual"].gt(0).all()
 
 
-@pytest.mark.parametrize("name", ["refined", "inpaint", "acnedit"])
+@pytest.mark.parametrize("name", ["refined", "inpaint"])
 def test_edits_are_refined(run, toy_runs, name):
     """Every edit of conf/edit that takes a refiner, on a plain skin."""
     edit = composed(f"edit/{name}", f"edit.refiner={run.path}", "edit.editor.analyse.landmarks=false")["edit"]
