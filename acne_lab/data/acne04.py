@@ -28,12 +28,21 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from acne_lab.data.annotations import circle_boxes, fitted_boxes, read_circles, read_voc
+from acne_lab.colour import skin_type
+from acne_lab.data.annotations import (
+    Box,
+    VocFile,
+    circle_boxes,
+    fitted_boxes,
+    read_circles,
+    read_voc,
+    upright_boxes,
+)
 from acne_lab.data.collect import Collected, Problem, hash_each, hash_files, hash_of, severity_of_count
 from acne_lab.data.duplicates import by_quality, connected, copies_of_best, near_duplicates
 from acne_lab.data.examine import Examination, Examiner, examine
 from acne_lab.data.faces import INSTALL, FaceFinder, IdentityEmbedder, faces_available
-from acne_lab.data.photo import IMAGE_SUFFIXES
+from acne_lab.data.photo import IMAGE_SUFFIXES, SIDEWAYS
 from acne_lab.data.protocols import NUM_FOLDS, PROTOCOLS, leak_of_official_folds, with_splits
 from acne_lab.data.subjects import UNKNOWN, People, group_people
 from acne_lab.data.table import BOX_COLUMNS
@@ -151,8 +160,7 @@ class Acne04:
 
         examined, found = self._examine(sorted(images), num_workers)
         problems += found
-        sizes = {name: examination.size for name, examination in examined.items()}
-        boxes, found, notes = self._read_lesions(images, sizes)
+        boxes, found, notes = self._read_lesions(images, examined)
         problems += found
 
         wrong = {problem.file_name for problem in problems}
@@ -233,7 +241,7 @@ class Acne04:
         return {name: result for name, result in zip(names, results) if not isinstance(result, str)}, unreadable
 
     def _read_lesions(
-        self, images: set[str], sizes: dict[str, tuple[int, int]]
+        self, images: set[str], examined: dict[str, Examination]
     ) -> tuple[pd.DataFrame, list[Problem], list[str]]:
         """All lesion boxes; a problem for each photograph or annotation that lacks or contradicts the other; notes."""
         file_of = {Path(name).stem: name for name in sorted(images)}
@@ -245,20 +253,17 @@ class Acne04:
                 continue
             try:
                 annotation = read_voc(self.root / name)
-                size = sizes.get(file_of[stem])
-                if size is not None and annotation.size not in (None, size):
-                    raise ValueError(
-                        f"it is of a photograph of {_times(annotation.size)} px, this one has {_times(size)}"
-                    )
-                boxes_of[stem] = annotation.boxes if size is None else fitted_boxes(annotation.boxes, size)
+                if (photograph := examined.get(file_of[stem])) is not None:
+                    boxes_of[stem] = fitted_boxes(_upright(annotation, photograph), photograph.size)
             except (ElementTree.ParseError, ValueError) as error:
                 problems.append(Problem(file_of[stem], f"{name} is not a Pascal VOC annotation of it ({error})"))
         problems += [Problem(file_of[stem], "has no annotation") for stem in sorted({*file_of} - {*annotations})]
         if self.annotations_v2 is not None:
-            marked = sorted(stem for stem in self.circles if file_of.get(stem) in sizes)
+            marked = sorted(stem for stem in self.circles if file_of.get(stem) in examined)
             num_rejected = 0
             for stem in marked:
-                boxes_of[stem], rejected = circle_boxes(self.circles[stem], sizes[file_of[stem]])
+                photograph = examined[file_of[stem]]
+                boxes_of[stem], rejected = circle_boxes(self.circles[stem], photograph.size, photograph.orientation)
                 num_rejected += len(rejected)
             notes = [
                 f"the lesions of {len(marked)} photographs are those of ACNE04-v2, of the others the release's",
@@ -298,6 +303,8 @@ class Acne04:
         rows = rows.assign(
             subject=[first_of[label] for label in people.labels.tolist()], subject_confidence=people.confidence
         )
+        if self.subjects == "faces":
+            rows["skin_tone"] = _skin_tones(rows["subject"], [examination.angle for examination in examined])
         report = {
             "protocol": self.protocol,
             "population": f"{POPULATION}-{hash_of(dict(zip(rows['sha256'], rows['subject'])))[:8]}",
@@ -417,6 +424,25 @@ def _faces_report(examined: list[Examination]) -> dict:
     found = by_detector.total()
     share = round(found / max(len(examined), 1), 4)
     return {"photographs": len(examined), "found": found, "share_found": share, **dict(sorted(by_detector.items()))}
+
+
+def _skin_tones(subjects: pd.Series, angles: list[float | None]) -> pd.Series:
+    """1 to 6, Int64: of each row's person, whose photographs were taken under different lamps; <NA> if no cheek of
+    theirs was seen."""
+    angle = pd.Series(angles, index=subjects.index, dtype=float).groupby(subjects).transform("median")
+    return angle.map(skin_type, na_action="ignore").astype("Int64")
+
+
+def _upright(annotation: VocFile, photograph: Examination) -> list[Box]:
+    """The boxes on the upright photograph, whether they were drawn on it or on the pixels as they are stored.
+
+    Of a photograph that stands on its head, whose size does not tell, they are taken as drawn upright.
+    """
+    if annotation.size in (None, photograph.size):
+        return annotation.boxes
+    if photograph.orientation in SIDEWAYS and annotation.size == photograph.size[::-1]:
+        return upright_boxes(annotation.boxes, annotation.size, photograph.orientation)
+    raise ValueError(f"it is of a photograph of {_times(annotation.size)} px, this one has {_times(photograph.size)}")
 
 
 def _times(size: tuple[int, int]) -> str:

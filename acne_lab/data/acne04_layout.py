@@ -2,7 +2,7 @@
 
     Classification/JPEGImages/*                             links to the photographs and to the added images
     Classification/NNEW_{trainval,test}_{0..4}.txt          <file> <grade> <lesions>; added images in trainval alone
-    Detection/VOC2007/Annotations/*.xml                     all boxes, old and new
+    Detection/VOC2007/Annotations/*.xml                     all boxes, old and new, in px of the upright photograph
 
 An added image is in the trainval list of those folds alone whose test list shows nobody that it descends from. It does
 not know of photographs that the table has dropped, duplicates for one: they are not in the folder either.
@@ -21,6 +21,7 @@ from PIL import Image
 
 from acne_lab.data.acne04 import ANNOTATIONS, IMAGES, LISTS, NUM_FOLDS
 from acne_lab.data.lineage import OFFICIAL, Lineage
+from acne_lab.data.photo import upright_size
 from acne_lab.data.splits import subject_split
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
 
@@ -158,6 +159,6 @@ def _place(source: Path, aside: Path, place: Path, *, copy: bool) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(width, height) in px as the file stores it; only its header is read."""
+    """(width, height) in px of the upright photograph, as the table's boxes are; only the file's header is read."""
     with Image.open(path) as image:
-        return image.size
+        return upright_size(image)

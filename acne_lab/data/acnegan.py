@@ -21,7 +21,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from acne_lab.data.archive import unpack
-from acne_lab.data.collect import Collected, Problem, hash_files
+from acne_lab.data.collect import Collected, Problem, hash_each, hash_of
 from acne_lab.data.figshare import API, Unavailable, article_files, download
 from acne_lab.data.photo import IMAGE_SUFFIXES
 
@@ -111,11 +111,12 @@ class AcneGan:
 
     def fingerprint(self) -> str:
         """sha256 of the names and the content of the images."""
-        return hash_files(self.images_root, self._found)
+        return hash_of(self._digests)
 
     def collect(self, scratch: Path, num_workers: int) -> Collected:
         """Label the images by their folders; nothing is decoded yet."""
-        rows = pd.DataFrame(self._found.items(), columns=["file_name", "severity"])
+        labels, duplicates, conflicts = _without_copies(self._found, self._digests)
+        rows = pd.DataFrame(labels.items(), columns=["file_name", "severity"])
         rows["lesions"] = pd.Series(pd.NA, index=rows.index, dtype="Int64")
         rows["subject"] = rows["file_name"]
         rows["source"] = self.article.source
@@ -132,7 +133,9 @@ class AcneGan:
                 "article": self._page,
                 "unknown_parents": True,
                 "population": "",
-                "notes": list(self.article.notes),
+                "duplicates": duplicates,
+                "conflicts": conflicts,
+                "notes": [*self.article.notes, *_notes(duplicates, conflicts)],
             },
         )
 
@@ -167,6 +170,11 @@ class AcneGan:
         )
 
     @cached_property
+    def _digests(self) -> dict[str, str]:
+        """sha256 of each image: read once, however many ask."""
+        return hash_each(self.images_root, self._found)
+
+    @cached_property
     def _found(self) -> dict[str, str]:
         """Each image's name, relative to the set's folder, and its class; "" where no folder tells."""
         root = self.images_root
@@ -185,6 +193,36 @@ class AcneGan:
                 f"{', '.join(folders[:8])}. Rename its folders, or prepare it with data=folder"
             )
         return found
+
+
+def _without_copies(labels: dict[str, str], digests: dict[str, str]) -> tuple[dict[str, str], list[dict], list[dict]]:
+    """Labels of one file of each content; the others; and the contents that lie in folders of several classes.
+
+    A zip file that was unpacked by hand too would otherwise have each image twice, and put one of them into test. Of
+    copies the first by name stays, of those with a class if one has it; where classes contradict each other, none does.
+    """
+    by_content: dict[str, list[str]] = {}
+    for name in sorted(labels, key=lambda name: (labels[name] == "", name)):
+        by_content.setdefault(digests[name], []).append(name)
+    kept, duplicates, conflicts = {}, [], []
+    for first, *others in by_content.values():
+        severities = sorted({labels[name] for name in (first, *others)} - {""}, key=CLASSES.index)
+        if len(severities) > 1:
+            names = sorted([first, *others])
+            conflicts.append({"file_name": names[0], "file_names": names, "severities": severities})
+            continue
+        kept[first] = labels[first]
+        duplicates += [{"file_name": name, "same_as": first, "bytes_equal": True} for name in others]
+    return {name: kept[name] for name in labels if name in kept}, duplicates, conflicts
+
+
+def _notes(duplicates: list[dict], conflicts: list[dict]) -> list[str]:
+    notes = []
+    if duplicates:
+        notes.append(f"{len(duplicates)} files that are copies of others were left out")
+    if conflicts:
+        notes.append(f"{len(conflicts)} images lie in folders of several classes: all of their copies were left out")
+    return notes
 
 
 def class_of(name: str) -> str:

@@ -6,8 +6,10 @@ ACNE04-v2 marks many more lesions (mean 27 a photograph, up to 434), as circles 
 
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
+
+from acne_lab.data.photo import SIDEWAYS
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in px
 
@@ -53,7 +55,7 @@ def read_voc(path: Path) -> VocFile:
 
 
 def fitted_boxes(boxes: list[Box], size: tuple[int, int]) -> list[Box]:
-    """The boxes, cut at the borders of a photograph of `size` (width, height).
+    """The boxes, cut at the borders of a photograph of `size` (width, height); one of which nothing is left is gone.
 
     Raises:
         ValueError: a box reaches outside by more than `OUTSIDE` of that side: it was not drawn on this picture.
@@ -66,13 +68,32 @@ def fitted_boxes(boxes: list[Box], size: tuple[int, int]) -> list[Box]:
                 f"object {number} has a box outside of the {width} x {height} photograph: "
                 f"{x0:g}, {y0:g}, {x1:g}, {y1:g}"
             )
-    return [(max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes]
+    cut = [(max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))) for x0, y0, x1, y1 in boxes]
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in cut if x0 < x1 and y0 < y1]
+
+
+def upright_boxes(boxes: list[Box], size: tuple[int, int], orientation: int) -> list[Box]:
+    """Boxes that were drawn on the pixels as stored, `size` (width, height), where they are on the upright photograph.
+
+    Args:
+        orientation: EXIF's, 1 to 8, as in the standard's table: where row 0 and column 0 of the stored pixels belong.
+    """
+    width, height = size
+    turned = []
+    for x0, y0, x1, y1 in boxes:
+        if orientation in (2, 3, 7, 8):  # the stored columns run from the right, or from the bottom, of what is upright
+            x0, x1 = width - x1, width - x0
+        if orientation in (3, 4, 6, 7):  # the stored rows do
+            y0, y1 = height - y1, height - y0
+        turned.append((y0, x0, y1, x1) if orientation in SIDEWAYS else (x0, y0, x1, y1))
+    return turned
 
 
 def read_circles(path: Path) -> dict[str, list[Circle]]:
-    """ACNE04-v2's file: the stem of a photograph's file name -> its circles.
+    """ACNE04-v2's file: the stem of a photograph's file name -> its circles, of those photographs that have some.
 
-    An `image_id` is the `id` of an entry of "images", or, where there is none, itself the file name.
+    Names may be paths, of Windows too. An `image_id` is the `id` of an entry of "images", or, where there is none,
+    itself the file name.
 
     Raises:
         ValueError: not such a file; says what is missing.
@@ -81,13 +102,11 @@ def read_circles(path: Path) -> dict[str, list[Circle]]:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         entries = {str(entry["id"]): entry for entry in content.get("images", [])}
         circles: dict[str, list[Circle]] = {}
-        for entry in entries.values():
-            circles[Path(entry["file_name"]).stem] = []
         for mark in content["annotations"]:
             entry = entries.get(str(mark["image_id"]), {})
             size = (int(entry["width"]), int(entry["height"])) if {"width", "height"} <= entry.keys() else None
             x, y = mark["coordinates"]
-            stem = Path(str(entry.get("file_name", mark["image_id"]))).stem
+            stem = PureWindowsPath(str(entry.get("file_name", mark["image_id"]))).stem
             circles.setdefault(stem, []).append(Circle(float(x), float(y), float(mark["radius"]), size))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"data.annotations_v2={path} cannot be read as JSON ({error})") from error
@@ -99,9 +118,10 @@ def read_circles(path: Path) -> dict[str, list[Circle]]:
     return circles
 
 
-def circle_boxes(circles: list[Circle], size: tuple[int, int]) -> tuple[list[Box], list[Circle]]:
+def circle_boxes(circles: list[Circle], size: tuple[int, int], orientation: int = 1) -> tuple[list[Box], list[Circle]]:
     """The boxes around the circles, in px of a photograph of `size`, cut at its borders; and circles that cannot be.
 
+    A picture of the same pixels with its sides swapped was not turned by its EXIF `orientation`, and its circles are.
     A circle cannot be if its centre is outside of the picture, or its diameter is not above zero or is more than
     `MAX_DIAMETER` of the short side.
     """
@@ -112,15 +132,12 @@ def circle_boxes(circles: list[Circle], size: tuple[int, int]) -> tuple[list[Box
         if not (inside and 0 < 2 * circle.radius <= MAX_DIAMETER * min(width, height)):
             rejected.append(circle)
             continue
-        scale_x, scale_y = size[0] / width, size[1] / height
         x, y, radius = circle.x, circle.y, circle.radius
-        corners = (x - radius) * scale_x, (y - radius) * scale_y, (x + radius) * scale_x, (y + radius) * scale_y
-        boxes += [
-            (
-                max(corners[0], 0.0),
-                max(corners[1], 0.0),
-                min(corners[2], float(size[0])),
-                min(corners[3], float(size[1])),
-            )
-        ]
+        box = (x - radius, y - radius, x + radius, y + radius)
+        if orientation in SIDEWAYS and size[0] != size[1] and (width, height) == size[::-1]:
+            (box,) = upright_boxes([box], (width, height), orientation)
+            width, height = size
+        scale_x, scale_y = size[0] / width, size[1] / height
+        x0, y0, x1, y1 = box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y
+        boxes.append((max(x0, 0.0), max(y0, 0.0), min(x1, float(size[0])), min(y1, float(size[1]))))
     return boxes, rejected

@@ -20,11 +20,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from acne_lab.data.duplicates import perceptual_hash, thumbnail
-from acne_lab.data.faces import WORK_SIDE, FaceFinder, IdentityEmbedder
-from acne_lab.data.photo import read_photo
+from acne_lab.data.faces import WORK_SIDE, Face, FaceFinder, IdentityEmbedder
+from acne_lab.data.photo import orientation, read_photo, upright_size
+from acne_lab.data.tone import cheek_angle
 from acne_lab.data.workers import in_order
 
-VERSION = 1  # raise it whenever an examination comes out differently
+VERSION = 2  # raise it whenever an examination comes out differently
 MIRRORED_SHARE = 16  # of one in this many faces the mirrored one is embedded too
 
 
@@ -34,6 +35,7 @@ class Examination:
 
     Args:
         size: width and height in px, upright.
+        orientation: EXIF's, 1 to 8: how the stored pixels are turned for it.
         num_bytes: of the file.
         hash: `duplicates.perceptual_hash`.
         thumbnail: uint8 [48, 48, 3].
@@ -41,15 +43,19 @@ class Examination:
         identity: float32 [D], of length 1; None without a face.
         mirrored: the identity of the mirrored photograph, taken of one in `MIRRORED_SHARE` (chosen by content):
             how alike a person is to themselves at the least.
+        angle: individual typology angle of the cheeks in degrees (`tone.cheek_angle`); None without a face, or where
+            its cheeks are not on the photograph.
     """
 
     size: tuple[int, int]
+    orientation: int
     num_bytes: int
     hash: int
     thumbnail: np.ndarray
     detector: str = ""
     identity: np.ndarray | None = None
     mirrored: np.ndarray | None = None
+    angle: float | None = None
 
 
 class Examiner:
@@ -75,31 +81,32 @@ class Examiner:
             parts += [self.finder.detectors, files, model if model == "dlib" else _digest(Path(model))]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
-    def __call__(self, path: Path, sha256: str) -> Examination:
-        """Look at one photograph.
-
-        Raises:
-            OSError, ValueError: it cannot be read as an image.
-        """
-        content = path.read_bytes()
-        # A quarter of the size is enough to look at, and four times as fast to decode; every byte is read.
-        image = read_photo(io.BytesIO(content), draft_side=WORK_SIDE)
+    def __call__(self, content: bytes, image: Image.Image, sha256: str) -> Examination:
+        """Look at one photograph: its file's content, `read_photo` of it at `WORK_SIDE` or more, and its sha256."""
+        with Image.open(io.BytesIO(content)) as header:  # a draft has fewer pixels
+            size, turned = upright_size(header), orientation(header)
         about = {
-            "size": _size(content),
+            "size": size,
+            "orientation": turned,
             "num_bytes": len(content),
             "hash": perceptual_hash(image),
             "thumbnail": thumbnail(image),
         }
         photo = np.asarray(image)
-        face = self.finder(photo) if self.finder else None
+        face, identity = self._person(photo)
         if face is None:
             return Examination(**about)
         mirrored = None
         if int(sha256[:8], 16) % MIRRORED_SHARE == 0:
-            flipped = np.ascontiguousarray(photo[:, ::-1])
-            again = self.finder(flipped)
-            mirrored = None if again is None else self.embedder(flipped, again)
-        return Examination(**about, detector=face.detector, identity=self.embedder(photo, face), mirrored=mirrored)
+            _, mirrored = self._person(np.ascontiguousarray(photo[:, ::-1]))
+        angle = cheek_angle(photo, face)
+        return Examination(**about, detector=face.detector, identity=identity, mirrored=mirrored, angle=angle)
+
+    def _person(self, photo: np.ndarray) -> tuple[Face, np.ndarray] | tuple[None, None]:
+        """The face and its identity, or neither: a network that answers nan has seen nobody, and nan is like nobody."""
+        face = self.finder(photo) if self.finder else None
+        identity = None if face is None else self.embedder(photo, face)
+        return (face, identity) if identity is not None and np.isfinite(identity).all() else (None, None)
 
 
 def examine(
@@ -132,9 +139,12 @@ def _examined(job: tuple[Path, str, Examiner, Path]) -> Examination | str:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged since
         pass
     try:
-        examination = examiner(path, digest)
+        content = path.read_bytes()
+        # A quarter of the size is enough to look at, and four times as fast to decode; every byte is read.
+        image = read_photo(io.BytesIO(content), draft_side=WORK_SIDE)
     except (OSError, ValueError) as error:
         return f"cannot be read as an image ({error})"
+    examination = examiner(content, image, digest)
     _write(kept, examination)
     return examination
 
@@ -144,12 +154,14 @@ def _write(path: Path, examination: Examination) -> None:
     nothing = np.zeros(0, np.float32)
     arrays = {
         "size": np.array(examination.size),
+        "orientation": np.array(examination.orientation),
         "num_bytes": np.array(examination.num_bytes),
         "hash": np.array(examination.hash, np.uint64),
         "thumbnail": examination.thumbnail,
         "detector": np.array(examination.detector),
         "identity": nothing if examination.identity is None else examination.identity,
         "mirrored": nothing if examination.mirrored is None else examination.mirrored,
+        "angle": np.array(np.nan if examination.angle is None else examination.angle),
     }
     aside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(aside, **arrays)
@@ -162,20 +174,15 @@ def _read(path: Path) -> Examination:
         width, height = arrays["size"].tolist()
         return Examination(
             size=(width, height),
+            orientation=int(arrays["orientation"]),
             num_bytes=int(arrays["num_bytes"]),
             hash=int(arrays["hash"]),
             thumbnail=arrays["thumbnail"],
             detector=str(arrays["detector"]),
             identity=identity if identity.size else None,
             mirrored=mirrored if mirrored.size else None,
+            angle=None if np.isnan(arrays["angle"]) else float(arrays["angle"]),
         )
-
-
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height as the photograph is meant to be seen; from the header, where a draft has fewer pixels."""
-    with Image.open(io.BytesIO(content)) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
-        return image.size[::-1] if turned else image.size
 
 
 def _digest(path: Path) -> str:

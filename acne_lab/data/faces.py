@@ -165,7 +165,7 @@ class IdentityEmbedder:
             (input [N, 3, 112, 112], RGB in [-1, 1]), e.g. of InsightFace's; needs onnxruntime.
 
     Raises:
-        ValueError: the model or what runs it is missing.
+        ValueError: the model or what runs it is missing, or it is no such network.
     """
 
     def __init__(self, *, model: str = "dlib") -> None:
@@ -176,6 +176,8 @@ class IdentityEmbedder:
             raise ValueError(f'the identity model is "dlib" or an .onnx file; there is no file {model}')
         elif not importlib.util.find_spec("onnxruntime"):
             raise ValueError(f"{model} needs onnxruntime: pip install onnxruntime")
+        else:
+            _require_arcface(model)
         self.model = model
 
     @property
@@ -323,9 +325,9 @@ def _blazeface_files(given: str | None) -> dict[str, Path]:
     path = _packaged_tflite() if given is None else Path(given).expanduser()
     if path is None:
         return {}
+    if given is not None and not importlib.util.find_spec("ai_edge_litert"):
+        raise ValueError(f"blazeface={given} needs ai-edge-litert: {INSTALL}")
     if path.is_file():
-        if not importlib.util.find_spec("ai_edge_litert"):
-            raise ValueError(f"{path} needs ai-edge-litert: {INSTALL}")
         (entry,) = _litert(path).get_input_details()
         side = int(entry["shape"][1])
         return {name: path for name in _TFLITE if _INPUT_SIDE[name] == side}
@@ -395,6 +397,18 @@ def _onnx_session(path: str) -> object:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the callers are processes side by side
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _require_arcface(path: str) -> None:
+    try:
+        session = _onnx_session(path)
+    except Exception as error:  # onnxruntime's own, which derive from nothing narrower
+        raise ValueError(f"{path} cannot be read as an .onnx network ({error})") from error
+    asked = [entry.shape for entry in session.get_inputs()]
+    wanted = ["N", 3, CHIP_SIDE, CHIP_SIDE]
+    fits = [len(shape) == 4 and all(a == b for a, b in zip(shape, wanted) if isinstance(a, int)) for shape in asked]
+    if fits != [True] or len(session.get_outputs()) != 1:
+        raise ValueError(f"{path} is no ArcFace network, which reads {wanted} and gives one array: it reads {asked}")
 
 
 def _weights(name: str) -> str:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 200_000_000  # the largest phone sensors; ACNE04's photographs have 11 million
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -48,6 +49,17 @@ def read_photo(file: str | Path | BinaryIO, *, draft_side: int | None = None) ->
     except Exception as error:
         # On a damaged file Pillow's decoders raise whatever the damage makes them trip over.
         raise ValueError(f"damaged: {type(error).__name__}: {error}") from error
+
+
+def orientation(image: Image.Image) -> int:
+    """1 to 8: how an opened file is to be turned to stand upright, by its EXIF; 1 as it is."""
+    told = image.getexif().get(0x0112, 1)
+    return told if told in range(1, 9) else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in px of an opened file, turned upright; from its header alone."""
+    return image.size[::-1] if orientation(image) in SIDEWAYS else image.size
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,9 +2,10 @@
 
 An image table is a folder:
 
-    metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256
+    metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256; where it
+                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types
     table.json     {"classes": [mildest, ..., most severe], "report": {what was counted, noted and dropped}}
-    boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the stored photograph
+    boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the upright photograph
     images/        the files, or a link to the user's folder (real photographs are never copied)
 
 `metadata.csv` follows the Hugging Face imagefolder convention, so other tools load the same folder.
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -64,8 +66,8 @@ class ImageTable:
             Int64).
         classes: severity names from the mildest to the most severe.
         report: what the build counted, noted and dropped; plain JSON values.
-        boxes: the columns of `BOX_COLUMNS`, float pixels of the stored photograph; None: lesions were not
-            located.
+        boxes: the columns of `BOX_COLUMNS`, float pixels of the upright photograph (EXIF orientation applied); None:
+            lesions were not located.
 
     Raises:
         ValueError: a column is missing or a value is impossible; names the rows.
@@ -200,6 +202,9 @@ def _tidy_rows(rows: pd.DataFrame) -> pd.DataFrame:
         rows["lesions"] = pd.to_numeric(rows["lesions"]).astype("Int64")
     except (ValueError, TypeError) as error:
         raise ValueError(f"column lesions must hold whole numbers or nothing: {error}") from error
+    if "skin_tone" in rows:
+        with suppress(ValueError, TypeError):  # other people's labels; but a gap among numbers makes 3.0 of a 3
+            rows["skin_tone"] = pd.to_numeric(rows["skin_tone"]).astype("Int64")
     return rows
 
 

@@ -9,8 +9,8 @@ texture analysis/synthesis by extracting hemoglobin and melanin information in t
 import numpy as np
 from PIL import Image
 
+from acne_lab.colour import LINEAR
 from acne_lab.data.portrait import HAEMOGLOBIN, MELANIN
-from acne_lab.metrics.colour import LINEAR
 
 __all__ = ["HAEMOGLOBIN", "MELANIN", "from_linear", "log_chroma", "luminance", "shrink", "to_linear"]
 

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from acne_lab.colour import lab_of_light, skin_type, typology_angle
 from acne_lab.data.faces import Face, FaceFinder, available_detectors, faces_available
 from acne_lab.edit.blobs import find_lesions
 from acne_lab.edit.colour import log_chroma, luminance, shrink, to_linear
 from acne_lab.edit.optics import blur_samples, grain, illumination, light_direction, tiles
 from acne_lab.edit.regions import face_polygon, face_width, surface_tilt
 from acne_lab.edit.skin import NoSkin, skin_probability
-from acne_lab.metrics.colour import lab_of_light
 
 WORK_SIDE = 512  # pixels of the copy on which skin is found
 CLOSE_UP = 1.5  # an ACNE04 photograph's short side, in widths of a frontal face
-ITA_LIMITS = (55, 41, 28, 10, -30)  # degrees between Fitzpatrick-like types I|II|III|IV|V|VI (Del Bino & Bernerd 2013)
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,8 @@ class Tone:
     @classmethod
     def of(cls, light: np.ndarray) -> "Tone":
         """Of one colour of skin, linear light [3]."""
-        L, _, b = lab_of_light(light)
-        ita = float(np.degrees(np.arctan2(L - 50, max(b, 1e-3))))
-        return cls(ita=round(ita, 1), fitzpatrick=1 + sum(ita <= limit for limit in ITA_LIMITS))
+        ita = typology_angle(lab_of_light(light))
+        return cls(ita=round(ita, 1), fitzpatrick=skin_type(ita))
 
     @property
     def darkness(self) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from acne_lab.build import build, run_logger
 from acne_lab.data.collect import Source, build_table
 from acne_lab.data.table import ImageTable
-from acne_lab.report.data import PAGE, data_lines, write_data_report
+from acne_lab.report.data import PAGE, data_lines, has_data_report, write_data_report
 from acne_lab.runs import Run, open_run
 from acne_lab.tracking import log_and_finish
 
@@ -51,10 +51,10 @@ def prepared(config: dict) -> Run:
             run.write_metrics({"num_images": len(table), "counts": counts.T.to_dict(), "table": table.key})
             logger = run_logger(config, run)
             log_and_finish(logger, {f"num_images/{name}": int(n) for name, n in counts.sum(axis=1).items()})
+        relink_images(run.path / "table", source)  # the page reads them
         with_images = data.get("contact_sheet", True)
-        if not (run.done and with_images and (run.path / PAGE).exists()):  # images that are unwanted now must go
+        if not (run.done and has_data_report(run.path, contact_sheet=with_images)):
             write_data_report(ImageTable.read(run.path), run.path, contact_sheet=with_images)
-        relink_images(run.path / "table", source)
     return run
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from acne_lab.metrics.colour import lab
+from acne_lab.colour import lab
 
 CONTEXT = 3.0  # a patch is so many lesions wide: the lesion and the skin that it must agree with
 MIN_WINDOW = 12  # px; a smaller one is more interpolation than photograph

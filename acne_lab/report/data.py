@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image
 
 from acne_lab.data.table import SOURCES, SPLITS, ImageTable
@@ -30,6 +31,7 @@ from acne_lab.report.parts import (
 
 PAGE = "report.html"
 NUM_CONTACT = 10  # images shown of each severity and source
+_KIND, _YES_NO = '<meta name="contact-sheet" content="{}">', {True: "yes", False: "no"}
 NUM_LISTED = 40  # lines of a finding on the page; table.json has them all
 ACNE04_V2_SIZES = (-4.259, 0.516, "ACNE04-v2, log-normal")  # 32,443 circles on 1,204 photographs
 
@@ -109,8 +111,14 @@ def write_data_report(table: ImageTable, run_dir: Path, *, contact_sheet: bool =
     return run_dir / PAGE
 
 
+def has_data_report(run_dir: Path, *, contact_sheet: bool) -> bool:
+    """Whether the page is there, and written with the contact sheet that is wanted: with it, or without any image."""
+    page = Path(run_dir) / PAGE
+    return page.is_file() and _KIND.format(_YES_NO[contact_sheet]) in page.read_text(encoding="utf-8")
+
+
 def data_lines(table: ImageTable) -> list[str]:
-    """What the job that made the table prints, and the page begins with: at most five lines."""
+    """What the job that made the table prints, each time it is asked, and the page begins with: at most six lines."""
     rows = table.rows
     lines = [_headline(table)]
     if table.classes:
@@ -127,9 +135,25 @@ def data_lines(table: ImageTable) -> list[str]:
     ]
     if found:
         lines.append("found: " + ", ".join(found))
+    if leak := table.report.get("leak"):
+        lines.append(_leak_line(leak.values(), by_face=bool(table.report.get("faces"))))
     if table.report.get("unknown_parents"):
         lines.append("unknown parents: nobody has listed whose photographs these are or descend from")
     return lines
+
+
+def _leak_line(folds: Iterable[Mapping], *, by_face: bool) -> str:
+    """What the official folds share between train and test, on average; people, if nobody compared faces, by copies."""
+    folds = list(folds)
+
+    def percent(key: str) -> str:
+        return f"{100 * np.mean([fold[key] for fold in folds]):.1f} %"
+
+    known = "" if by_face else ", as far as copies show it"
+    return (
+        f"official folds as released: {percent('share_of_known_people')} of the test photographs show a person of the "
+        f"trainval file{known}, {percent('share_of_copies')} are a copy from there"
+    )
 
 
 def reading(table: ImageTable) -> list[str]:
@@ -192,6 +216,7 @@ def _facts(table: ImageTable, run_dir: Path, contact_sheet: bool) -> dict:
     sizes = _lesion_sizes(table)
     counts = _counts(table)
     return {
+        "kind": Markup(_KIND.format(_YES_NO[contact_sheet])),
         "name": run_dir.name.rsplit("-", 1)[0] if is_run else run_dir.name,
         "run": f"{run_dir.parent.name}/{run_dir.name}" if is_run else run_dir.name,
         "key": table.key,

@@ -11,7 +11,7 @@ from acne_lab.data import acne04, faces
 from acne_lab.data.acne04 import Acne04
 from acne_lab.data.collect import build_table
 from acne_lab.data.lineage import Lineage
-from acne_lab.data.table import BadData
+from acne_lab.data.table import BadData, ImageTable
 
 CLASSES = ["mild", "moderate", "severe", "very_severe"]
 LESIONS = (3, 12, 30, 60)
@@ -266,6 +266,9 @@ def test_one_person_on_several_photographs(release, monkeypatch):
     assert (rows["subject"] == subjects[0]).sum() == 3
     assert (rows.loc[[f"images/{name_of(index)}" for index in crops], "subject_confidence"] == 0.75).all()
     assert set(rows["subject_confidence"]) <= {0.75, 0.5, 0.25}
+    assert set(rows.loc[[f"images/{name_of(index)}" for index in crops], "skin_tone"]) == {1}
+    assert rows["skin_tone"].isna().sum() == NUM - 3
+    assert ImageTable.read(table.root).rows["skin_tone"].equals(table.rows["skin_tone"])  # 1, and not 1.0
     assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
     assert table.report["subjects"]["calibrated"] is False
     people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
@@ -298,15 +301,31 @@ def test_circles_of_the_second_annotation_win(release, tmp_path):
         {"image_id": name_of(1), "coordinates": [40, 30], "radius": 5481},
         {"image_id": "levle0_99999.jpg", "coordinates": [40, 30], "radius": 4},
     ]
-    (tmp_path / "v2.json").write_text(json.dumps({"annotations": marks}))
+    images = [{"id": 1, "file_name": name_of(2)}]  # nobody has marked it: the release's boxes stay
+    (tmp_path / "v2.json").write_text(json.dumps({"images": images, "annotations": marks}))
     before = release.source().fingerprint()
     table = release.build(annotations_v2=str(tmp_path / "v2.json"))
     boxes = table.boxes.set_index("file_name")
     assert boxes.loc[[f"images/{name_of(1)}"]].to_numpy().tolist() == [[36, 26, 44, 34]]
     assert len(boxes) == sum(LESIONS) * NUM // 4 - LESIONS[1] + 1
+    assert len(boxes.loc[[f"images/{name_of(2)}"]]) == LESIONS[2]
     assert table.report["box_count_conflicts"] == []  # it marks other lesions than the release counts
     assert any(note.startswith("1 circles of ACNE04-v2 were left out") for note in table.report["notes"])
     assert release.source(annotations_v2=str(tmp_path / "v2.json")).fingerprint() != before
+
+
+def test_boxes_of_a_photograph_that_its_camera_turned(release):
+    """Drawn on the stored pixels or on the upright photograph: the table has them upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # its top is the stored left side
+    for index in (0, 4):
+        with Image.open(release.images / name_of(index)) as image:
+            image.save(release.images / name_of(index), exif=exif)
+    upright = (release.annotations / name_of(4)).with_suffix(".xml")
+    upright.write_text(upright.read_text().replace(">80<", ">side<").replace(">64<", ">80<").replace(">side<", ">64<"))
+    boxes = release.build().boxes.set_index("file_name")
+    assert boxes.loc[f"images/{name_of(0)}"].to_numpy().tolist() == [[58, x, 62, x + 4] for x in range(3)]
+    assert boxes.loc[f"images/{name_of(4)}"].to_numpy().tolist() == [[x, 2, x + 4, 6] for x in range(3)]
 
 
 def test_circles_of_other_photographs_are_refused(release, tmp_path):

@@ -115,6 +115,18 @@ def test_lists_images_and_annotations(write, table, added):
         assert pixels == (added.root / added.rows["file_name"][i]).read_bytes()
 
 
+def test_sizes_are_of_the_upright_photograph_as_the_boxes_are(write, table):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = table.paths[0]
+    with Image.open(path) as image:
+        width, height = image.size
+        image.save(path, exif=exif)
+    folder, _ = write()
+    xml = ElementTree.parse((folder / "Detection/VOC2007/Annotations" / path.name).with_suffix(".xml"))
+    assert [xml.findtext(f"size/{side}") for side in ("width", "height")] == [str(height), str(width)]
+
+
 def test_an_edit_joins_no_fold_that_tests_its_person(write, table, added):
     """Neither its parent's fold nor that of the other photograph of the person."""
     folder, numbers = write()

@@ -72,7 +72,7 @@ def test_photographs_may_come_by_class(photo, tmp_path):
 
 
 def test_a_missing_class_and_a_stray_image_are_said(generated, photo):
-    photo(generated / "cover.png")
+    photo(generated / "cover.png", seed=99)
     _, found = collect(generated)
     assert [(problem.file_name, problem.reason) for problem in found.problems] == [
         ("cover.png", "lies in no folder of a class")
@@ -104,6 +104,26 @@ def zipped(folder, path):
         for image in sorted(folder.rglob("*.png")):
             file.write(image, image.relative_to(folder))
     return path
+
+
+def test_a_set_that_was_unpacked_by_hand_too_is_there_once(generated, photo, tmp_path):
+    (tmp_path / "root").mkdir()
+    zipped(generated, tmp_path / "root" / "set.zip")
+    generated.rename(tmp_path / "root" / "by hand")
+    photo(tmp_path / "root" / "Mild" / "a.png", seed=50)
+    photo(tmp_path / "root" / "Severe" / "b.png", seed=50)
+    photo(tmp_path / "root" / "everything" / "c.png", seed=0)  # a healthy face that no folder labels
+    _, found = collect(tmp_path / "root")
+    assert found.rows["severity"].value_counts().to_dict() == dict.fromkeys(CLASSES, 2)
+    assert found.problems == []
+    assert len(found.report["duplicates"]) == 9
+    assert {"file_name": "everything/c.png", "bytes_equal": True} | {
+        "same_as": "by hand/Dataset/HEALTHY/seed0.png"
+    } in found.report["duplicates"]
+    assert found.report["conflicts"] == [
+        {"file_name": "Mild/a.png", "file_names": ["Mild/a.png", "Severe/b.png"], "severities": ["mild", "severe"]}
+    ]
+    assert "9 files that are copies of others were left out" in found.report["notes"]
 
 
 def test_zip_files_are_unpacked_also_from_zip_files(generated, tmp_path):

@@ -1,8 +1,10 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
-from acne_lab.data.annotations import Circle, circle_boxes, fitted_boxes, read_circles, read_voc
+from acne_lab.data.annotations import Circle, circle_boxes, fitted_boxes, read_circles, read_voc, upright_boxes
 
 
 def test_boxes_are_cut_at_the_border_and_refused_outside_of_it():
@@ -11,6 +13,11 @@ def test_boxes_are_cut_at_the_border_and_refused_outside_of_it():
     for box in ((-2, 3, 5, 9), (2, 3, 5, 60), (50, 3, 102, 9)):
         with pytest.raises(ValueError, match="object 1 has a box outside of the 100 x 50 photograph"):
             fitted_boxes([box], (100, 50))
+
+
+def test_a_box_of_which_nothing_is_on_the_photograph_is_gone():
+    beyond = [(-0.9, 3, -0.2, 9), (100.2, 3, 100.8, 9), (4, -0.4, 9, 0), (4, 50, 9, 50.3)]
+    assert fitted_boxes([*beyond, (1, 2, 3, 4)], (100, 50)) == [(1, 2, 3, 4)]
 
 
 def test_voc_without_a_size(tmp_path):
@@ -34,12 +41,13 @@ def test_circles_by_file_name(tmp_path):
     assert rejected == []
 
 
-def test_circles_by_id_on_a_smaller_picture(tmp_path):
-    images = [{"id": 7, "file_name": "x/levle0_1.jpg", "width": 50, "height": 40}, {"id": 8, "file_name": "b.jpg"}]
+@pytest.mark.parametrize("name", ["x/levle0_1.jpg", "D:\\ACNE04\\levle0_1.jpg", "x\\levle0_1.jpg"])
+def test_circles_by_id_on_a_smaller_picture(tmp_path, name):
+    images = [{"id": 7, "file_name": name, "width": 50, "height": 40}, {"id": 8, "file_name": "b.jpg"}]
     marks = [{"image_id": 7, "coordinates": [10, 10], "radius": 2}]
     (tmp_path / "v2.json").write_text(json.dumps({"images": images, "annotations": marks}))
     circles = read_circles(tmp_path / "v2.json")
-    assert circles["b"] == []
+    assert set(circles) == {"levle0_1"}  # b.jpg has no circle: nobody marked it, and its release's boxes stay
     assert circle_boxes(circles["levle0_1"], (100, 120)) == ([(16, 24, 24, 36)], [])
 
 
@@ -62,3 +70,22 @@ def test_other_files_are_refused(tmp_path, text, reason):
     (tmp_path / "v2.json").write_text(text)
     with pytest.raises(ValueError, match=reason):
         read_circles(tmp_path / "v2.json")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_turn_with_their_photograph(orientation):
+    """A white rectangle on the stored pixels is where Pillow shows it on the upright ones."""
+    stored = np.zeros((30, 40), np.uint8)
+    stored[4:9, 10:23] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(stored)
+    image.info["exif"] = exif.tobytes()
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    ((x0, y0, x1, y1),) = upright_boxes([(10, 4, 23, 9)], (40, 30), orientation)
+    assert upright[y0:y1, x0:x1].min() == 255 and upright.sum() == stored.sum()
+    if orientation >= 5:
+        assert circle_boxes([Circle(20, 10, 3, (40, 30))], (30, 40), orientation) == (
+            upright_boxes([(17, 7, 23, 13)], (40, 30), orientation),
+            [],
+        )

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from acne_lab.data.examine import Examiner, examine
+from acne_lab.data.faces import Face
 
 NUM = 16
 
@@ -103,3 +105,44 @@ def test_sizes_are_of_the_whole_upright_photograph(photographs, tmp_path):
 def test_an_examiner_needs_both_or_neither():
     with pytest.raises(ValueError, match="finder and an embedder"):
         Examiner(embedder=object())
+
+
+class FindsFaces:
+    """A finder and an embedder at once, picklable: the face is all of the photograph, the person its mean colour."""
+
+    blazeface_files = MappingProxyType({})
+    detectors = ("stub",)
+    model = "dlib"
+
+    def __init__(self, identity=None, fails=False):
+        self.identity, self.fails = identity, fails
+
+    def __call__(self, photo, face=None):
+        if face is None:
+            height, width = photo.shape[:2]
+            return Face((0, 0, width, height), np.random.default_rng(0).uniform(0, 200, (68, 2)), 1.0, "stub")
+        if self.fails:
+            raise ValueError("the network's input has another name")
+        mean = photo.mean(axis=(0, 1))
+        return (mean / np.linalg.norm(mean)).astype(np.float32) if self.identity is None else np.array(self.identity)
+
+
+@pytest.mark.parametrize("identity", [[np.nan, 0.5, 0.5], [np.inf, 0, 0]])
+def test_a_face_without_a_finite_identity_is_none(photographs, tmp_path, identity):
+    """One of them would make every similarity of the set nan."""
+    stub = FindsFaces(identity)
+    examiner = Examiner(finder=stub, embedder=stub)
+    (one,) = examine(photographs[:1], digests_of(photographs[:1]), examiner, cache_dir=tmp_path, num_workers=0)
+    assert (one.identity, one.detector, one.angle) == (None, "", None)
+
+
+def test_what_fails_with_a_face_is_no_unreadable_photograph(photographs, tmp_path):
+    stub = FindsFaces(fails=True)
+    with pytest.raises(ValueError, match="the network's input"):
+        examine(
+            photographs[:1],
+            digests_of(photographs[:1]),
+            Examiner(finder=stub, embedder=stub),
+            cache_dir=tmp_path,
+            num_workers=0,
+        )

@@ -157,6 +157,34 @@ def test_a_missing_blazeface_names_how_to_get_it(monkeypatch, tmp_path):
             FaceFinder(detectors=["blazeface_back"])
 
 
+@needs_extra
+def test_a_blazeface_that_nothing_can_run_is_not_left_out_in_silence(monkeypatch, tmp_path):
+    (tmp_path / "face_detection_back.tflite").write_bytes(b"")
+    there = faces.importlib.util.find_spec
+    monkeypatch.setattr(
+        faces.importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else there(name)
+    )
+    for given in (tmp_path, tmp_path / "face_detection_back.tflite"):
+        with pytest.raises(ValueError, match="needs ai-edge-litert: pip install"):
+            FaceFinder(blazeface=str(given))
+
+
+def test_other_networks_are_no_arcface(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "network.onnx"
+    path.write_text("<html>")
+    with pytest.raises(ValueError, match=r"cannot be read as an \.onnx network"):
+        IdentityEmbedder(model=str(path))
+    ends = [onnx.helper.make_tensor_value_info(end, onnx.TensorProto.FLOAT, ["N", 3, 224, 224]) for end in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "other", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+    faces._onnx_session.cache_clear()
+    with pytest.raises(ValueError, match=r"is no ArcFace network, which reads \['N', 3, 112, 112\]"):
+        IdentityEmbedder(model=str(path))
+
+
 def test_an_arcface_network_sees_the_aligned_face(portrait, tmp_path):
     """A network that returns what it is fed: RGB in [-1, 1], the face where the template has it."""
     onnx = pytest.importorskip("onnx")

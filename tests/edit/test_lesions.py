@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from acne_lab.colour import TO_XYZ, lab_of_light
 from acne_lab.edit.lesions import ERYTHEMA, KINDS, REACH, SHARES, ProceduralLesions
-from acne_lab.metrics.colour import TO_XYZ, lab_of_light
 
 AXIS = np.linspace(-3, 3, 121, dtype=np.float32)
 U, V = np.meshgrid(AXIS, AXIS)

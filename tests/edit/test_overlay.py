@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from acne_lab.colour import lab
 from acne_lab.edit.colour import from_linear, log_chroma, to_linear
 from acne_lab.edit.face import Tone
 from acne_lab.edit.lesions import KINDS, ProceduralLesions
 from acne_lab.edit.overlay import VISIBLE, Overlay
-from acne_lab.metrics.colour import lab
 
 COLOURS = {0.0: (0.8, 0.6, 0.48), 0.5: (0.45, 0.22, 0.12), 1.0: (0.10, 0.05, 0.03)}  # linear light by darkness
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from acne_lab.colour import lab
 from acne_lab.edit import poisson
 from acne_lab.edit.colour import from_linear, to_linear
 from acne_lab.edit.poisson import blend, harmonic
-from acne_lab.metrics.colour import lab
 
 
 def disc(size: int, radius: float) -> np.ndarray:

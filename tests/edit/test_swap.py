@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from acne_lab.colour import lab
 from acne_lab.data.toy import ToyFaces
 from acne_lab.edit.colour import to_linear
 from acne_lab.edit.editor import Edit, Skipped
 from acne_lab.edit.face import Analyser
 from acne_lab.edit.swap import SeveritySwap, agreement, density_change, soft_mask, transferred
-from acne_lab.metrics.colour import lab
 
 MODEL_SIDE = 64
 

@@ -56,6 +56,16 @@ def test_the_report_of_a_finished_run_loses_its_images_and_comes_back(photograph
     again = prepare(composed("prepare", *words, "data.contact_sheet=false"))
     assert again.path == first.path
     assert "<img" not in page.read_text()
-    page.unlink()
     prepare(composed("prepare", *words))
     assert "<img" in page.read_text()
+    written = page.stat().st_mtime_ns
+    prepare(composed("prepare", *words))
+    assert page.stat().st_mtime_ns == written
+
+
+def test_the_page_of_a_moved_folder_is_made_of_where_it_lies_now(photographs, tmp_path):
+    words = ("data=folder", f"runs_dir={tmp_path}")
+    first = prepare(composed("prepare", *words, f"data.root={photographs}", "data.contact_sheet=false"))
+    shutil.move(photographs, tmp_path / "moved")
+    prepare(composed("prepare", *words, f"data.root={tmp_path / 'moved'}"))
+    assert (first.path / "report.html").read_text().count("<img") == 14  # of the training photographs

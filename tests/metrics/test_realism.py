@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from acne_lab.metrics.colour import lab
+from acne_lab.colour import lab
 from acne_lab.metrics.realism import (
     added_spots,
     colour_shift,

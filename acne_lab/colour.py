@@ -1,4 +1,4 @@
-"""Colours as people see them: sRGB to CIELAB."""
+"""Colours as people see them: sRGB to CIELAB, and what CIELAB says of skin."""
 
 import numpy as np
 
@@ -10,6 +10,7 @@ TO_XYZ = np.array(
     dtype=np.float32,
 )
 _LINEAR_BELOW = (6 / 29) ** 3  # of CIE 1976's cube root
+ITA_LIMITS = (55, 41, 28, 10, -30)  # degrees between Fitzpatrick-like types I|II|III|IV|V|VI (Del Bino & Bernerd 2013)
 
 
 def lab(image: np.ndarray) -> np.ndarray:
@@ -26,3 +27,15 @@ def lab_of_light(light: np.ndarray) -> np.ndarray:
     f = np.where(xyz > _LINEAR_BELOW, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     x, y, z = f[..., 0], f[..., 1], f[..., 2]
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def typology_angle(lab: np.ndarray) -> float:
+    """Individual typology angle of a skin's CIELAB colour [3], atan((L* - 50) / b*): 90 degrees palest, -90 darkest
+    (Chardon et al. 1991)."""
+    L, _, b = lab
+    return float(np.degrees(np.arctan2(L - 50, max(b, 1e-3))))
+
+
+def skin_type(angle: float) -> int:
+    """1 to 6 for the Fitzpatrick-like types I to VI of a typology angle in degrees."""
+    return 1 + sum(angle <= limit for limit in ITA_LIMITS)

@@ -1,9 +1,9 @@
-"""CIELAB against values that colour science has tabulated."""
+"""CIELAB against values that colour science has tabulated, and the angle of skin in it."""
 
 import numpy as np
 import pytest
 
-from acne_lab.metrics.colour import lab
+from acne_lab.colour import lab, skin_type, typology_angle
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_agrees_with_scikit_image():
     color = pytest.importorskip("skimage.color")
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     np.testing.assert_allclose(lab(image), color.rgb2lab(image), atol=0.02)
+
+
+def test_typology_angle_and_its_types():
+    assert typology_angle(np.array([60.0, 10.0, 10.0])) == pytest.approx(45)
+    assert typology_angle(np.array([40.0, 10.0, 10.0])) == pytest.approx(-45)
+    assert [skin_type(angle) for angle in (90, 50, 41, 28, 0, -30, -90)] == [1, 2, 3, 4, 5, 6, 6]
