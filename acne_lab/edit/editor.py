@@ -12,7 +12,7 @@ from acne_lab.edit.lesions import ProceduralLesions
 from acne_lab.edit.overlay import VISIBLE, Overlay
 from acne_lab.edit.placement import NoRoom, Placement
 from acne_lab.edit.skin import NoSkin
-from acne_lab.metrics.colour import lab
+from acne_lab.colour import lab
 
 
 class Skipped(Exception):
