@@ -1,11 +1,33 @@
-"""Processes that work for a job. This module is light: what they load besides is the job's affair."""
+"""Processes that work for this one. This module is light: what they load besides is their work's affair."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+Job, Result = TypeVar("Job"), TypeVar("Result")
+
+
+def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], num_workers: int) -> Iterator[Result]:
+    """The results of the jobs in their order, from `num_workers` processes (0 or 1: this one).
+
+    Raises:
+        ChildProcessError: one of the processes was ended.
+    """
+    if num_workers <= 1:
+        yield from map(function, jobs)
+        return
+    pool = start_workers(num_workers)
+    try:
+        yield from pool.map(function, jobs, chunksize=max(1, min(16, len(jobs) // (4 * num_workers))))
+    except BrokenProcessPool as error:
+        raise ended("shares this work") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def start_workers(num_workers: int, initializer: Callable | None = None, *arguments: object) -> ProcessPoolExecutor:
