@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from acne_lab.colour import lab
 from acne_lab.edit.bank import LesionBank
 from acne_lab.edit.face import Analyser
 from acne_lab.edit.lesions import ProceduralLesions
 from acne_lab.edit.overlay import VISIBLE, Overlay
 from acne_lab.edit.placement import NoRoom, Placement
 from acne_lab.edit.skin import NoSkin
-from acne_lab.colour import lab
 
 
 class Skipped(Exception):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from acne_lab.colour import lab, lab_of_light
 from acne_lab.edit.colour import from_linear, to_linear
 from acne_lab.edit.face import Analysis
 from acne_lab.edit.lesions import REACH, Layers, Lesion
-from acne_lab.colour import lab, lab_of_light
 
 FINE = 9.0  # samples along a radius below which a lesion is drawn finer than the photograph
 # Light that pus gives back, over that of the skin around it, for the palest and the darkest skin: wet and thin, it
