@@ -16,17 +16,17 @@ from acne_lab.jobs.evaluate import evaluate
 from acne_lab.jobs.patches import unedited
 from acne_lab.jobs.prepare import prepare
 
-SMALL = ("num_photos=30", "num_patches=80", "patch_side=32", "num_threads=1")
+SMALL = ("num_photos=30", "num_patches=60", "patch_side=32", "num_threads=1")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> ImageTable:
-    """72 toy faces of 96 px, two fifths of the people in val."""
+    """72 toy faces of 96 px, each of another person, two fifths in val."""
     runs_dir = tmp_path_factory.mktemp("runs")
     faces = (
         "data.resolution=96",
         "data.num_workers=0",
-        "data.source.photos_per_subject=2",
+        "data.source.photos_per_subject=1",
         "data.source.class_counts={mild: 2, moderate: 2, severe: 52, very_severe: 16}",
         "data.split.fractions={train: 0.5, val: 0.4, test: 0.1}",
     )
