@@ -19,7 +19,7 @@ from acne_lab.build import run_logger
 from acne_lab.data.lineage import Lineage, require_unseen
 from acne_lab.data.table import SPLITS, ImageTable, first_lines
 from acne_lab.jobs.comparison import compare, exponential
-from acne_lab.jobs.patches import Patches, boxes_of, edited_photos, spread, unedited
+from acne_lab.jobs.patches import LesionPatches, boxes_of, edited_photos, spread, unedited
 from acne_lab.metrics.two_sample import Interval, mean_by_subject
 from acne_lab.report.realism import before_and_after, write_realism_report
 from acne_lab.runs import Run, file_key, find_table, open_run
@@ -52,7 +52,7 @@ def evaluate(config: dict) -> Run:
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
         real, made, own = (
-            Patches(
+            LesionPatches(
                 side=config["patch_side"], per_photo=max(8, 4 * config["num_patches"] // len(of)), seed=config["seed"]
             )
             for of in (authentic, rows, rows)
@@ -165,7 +165,13 @@ def check_lineage(
 
 
 def look_at_edits(
-    edited: ImageTable, source: ImageTable, rows: pd.DataFrame, made: Patches, own: Patches, *, num_shown: int
+    edited: ImageTable,
+    source: ImageTable,
+    rows: pd.DataFrame,
+    made: LesionPatches,
+    own: LesionPatches,
+    *,
+    num_shown: int,
 ) -> tuple[pd.DataFrame, dict[str, list]]:
     """A row of figures for each edit, and for each severity `num_shown` triples of pictures: before, after, difference.
 
