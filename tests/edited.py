@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 from PIL import Image
 
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
 
 NUM_ADDED = 6
@@ -67,6 +68,7 @@ def edited_run(
         boxes += [(f"images/{stem}.png", *box) for box in (*own, *added)]
     frame = pd.DataFrame(boxes, columns=["file_name", "x0", "y0", "x1", "y1"])
     ImageTable(root=root, rows=pd.DataFrame(rows), classes=source.classes, report={}, boxes=frame).write()
+    Lineage.of(training).write(root)
     (run / "config.yaml").write_text(yaml.safe_dump({"table": str(source.root), "name": how}))
     (run / "DONE").write_text("{}")
     return run

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from acne_lab.jobs.patches import Patches, features_of
+from acne_lab.jobs.patches import LesionPatches, features_of
 from acne_lab.metrics.realism import match_sizes, rim_contrast
 from acne_lab.metrics.two_sample import (
     MIN_SUBJECTS,
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(
-    real: Patches, made: Patches, own: Patches, *, num_pairs: int, seed: int
+    real: LesionPatches, made: LesionPatches, own: LesionPatches, *, num_pairs: int, seed: int
 ) -> tuple[Comparison | None, list[str]]:
     """Lesions of matched sizes, and controls; or None. With it, what could not be compared, and why.
 
@@ -129,7 +129,7 @@ def compare(
     return Comparison(figures=figures, patches=patches, pixels=pixels[: 2 * num]), notes
 
 
-def matched(sets: tuple[Patches, ...], *, num_pairs: int, seed: int) -> list[np.ndarray]:
+def matched(sets: tuple[LesionPatches, ...], *, num_pairs: int, seed: int) -> list[np.ndarray]:
     """Indices [K <= num_pairs] into each set: the k-th lesion of each has about the size of the first set's k-th."""
     rng = np.random.default_rng(seed)
     frames = [patches.frame for patches in sets]

@@ -16,14 +16,19 @@ import torch
 from tqdm import tqdm
 
 from acne_lab.build import run_logger
-from acne_lab.data.table import SPLITS, ImageTable
+from acne_lab.data.lineage import Lineage, require_unseen
+from acne_lab.data.table import SPLITS, ImageTable, first_lines
 from acne_lab.jobs.comparison import compare, exponential
-from acne_lab.jobs.patches import Patches, boxes_of, edited_photos, spread, unedited
+from acne_lab.jobs.patches import LesionPatches, boxes_of, edited_photos, spread, unedited
 from acne_lab.metrics.two_sample import Interval, mean_by_subject
 from acne_lab.report.realism import before_and_after, write_realism_report
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
 
+UNLISTED = (
+    "Nobody has listed which photographs the edits have learned from (allow_unknown_parents=true): the real lesions "
+    "may be among them."
+)
 MIN_SIDE = 32  # px of a patch: the network halves it five times
 
 
@@ -35,16 +40,19 @@ def evaluate(config: dict) -> Run:
     edited, source = tables_of(config)
     rows = spread(edited.rows[edited.rows["source"] == "edited"], config["num_photos"], seed=config["seed"])
     authentic = reference_rows(source, rows, config)
+    lineage = Lineage.read(edited.root)
+    check_lineage(lineage, edited, source, authentic, config)
     about = {name: value for name, value in config.items() if name != "source"}
     about["table"] = str(edited.root.resolve())  # not in the key: the table's content is
     inputs = [edited.key, file_key(edited.root / "metadata.csv"), source.key]
+    inputs += [] if lineage.known else ["unlisted photographs"]  # allowed, and the page says so
     with open_run(about, job="evaluate", inputs=inputs) as run:
         if run.done:
             return run
         if config["num_threads"]:
             torch.set_num_threads(config["num_threads"])
         real, made, own = (
-            Patches(
+            LesionPatches(
                 side=config["patch_side"], per_photo=max(8, 4 * config["num_patches"] // len(of)), seed=config["seed"]
             )
             for of in (authentic, rows, rows)
@@ -71,7 +79,7 @@ def evaluate(config: dict) -> Run:
             "features": "efficientnet_lite0",
             "lists_lesions": bool(photos["lists_lesions"].all()),
             "only_drawn": source.is_drawn,
-            "notes": notes,
+            "notes": [*notes, *([] if lineage.known else [UNLISTED])],
             "realism": {name: asdict(figure) for name, figure in figures.items()},
         }
         run.write_metrics(metrics)
@@ -129,8 +137,41 @@ def reference_rows(source: ImageTable, edited: pd.DataFrame, config: dict) -> pd
     return spread(rows, config["num_photos"], seed=config["seed"])
 
 
+def check_lineage(
+    lineage: Lineage, edited: ImageTable, source: ImageTable, authentic: pd.DataFrame, config: dict
+) -> None:
+    """Whether `source` has the very photographs that were edited, and the edits have not seen the authentic people.
+
+    With reference=train they have, and the page says so.
+
+    Raises:
+        ValueError: names the rows and says what to do.
+    """
+    parents = source.rows[source.rows["file_name"].isin(edited.rows["parent"]) & (source.rows["sha256"] != "")]
+    other = parents.loc[~parents["sha256"].isin(lineage.rows["sha256"]), "file_name"].tolist()
+    if other and lineage.known:
+        raise ValueError(
+            f"{len(other)} photographs of {source.root} have the names of those that {edited.root} was edited from, "
+            f"and other content:\n{first_lines(other)}\nFix: source=<the table that was edited>"
+        )
+    if config["reference"] != "train":
+        require_unseen(
+            source.only(source.rows["file_name"].isin(authentic["file_name"])),
+            lineage,
+            table=source,
+            allow_unknown_parents=config["allow_unknown_parents"],
+            what=f"the editor of {edited.root}",
+        )
+
+
 def look_at_edits(
-    edited: ImageTable, source: ImageTable, rows: pd.DataFrame, made: Patches, own: Patches, *, num_shown: int
+    edited: ImageTable,
+    source: ImageTable,
+    rows: pd.DataFrame,
+    made: LesionPatches,
+    own: LesionPatches,
+    *,
+    num_shown: int,
 ) -> tuple[pd.DataFrame, dict[str, list]]:
     """A row of figures for each edit, and for each severity `num_shown` triples of pictures: before, after, difference.
 

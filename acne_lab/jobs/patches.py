@@ -54,7 +54,7 @@ class EditedPhoto:
 
 
 @dataclass
-class Patches:
+class LesionPatches:
     """Patches around lesions of one set, collected photograph by photograph.
 
     Args:

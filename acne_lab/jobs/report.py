@@ -37,14 +37,19 @@ def study_page(given: dict[str, str]) -> Path:
 
 
 def data_page(given: dict[str, str]) -> Path:
-    """Write report.html of `data=RUN or FOLDER`: into the run, or into the folder of a table that is no run's."""
-    folder = find_table(given["data"], given.get("runs_dir", "runs")).resolve()
-    if folder.name == "table" and (folder.parent / "config.yaml").exists():
-        folder = folder.parent
+    """Write report.html of `data=RUN or FOLDER`."""
+    folder = page_folder(given["data"], given.get("runs_dir", "runs"))
     contact_sheet = given.get("contact_sheet", "true").lower()
     if contact_sheet not in SWITCH:
         raise ValueError(f"contact_sheet must be true or false, not {contact_sheet}")
     return write_data_report(ImageTable.read(folder), folder, contact_sheet=SWITCH[contact_sheet])
+
+
+def page_folder(reference: str, runs_dir: str | Path) -> Path:
+    """Where the page of a table belongs: into its run, or into the folder of a table that is no run's."""
+    folder = find_table(reference, runs_dir).resolve()
+    of_a_run = folder.name == "table" and (folder.parent / "config.yaml").exists()
+    return folder.parent if of_a_run else folder
 
 
 PAGES = {"study": (study_page, {"study", "runs_dir"}), "data": (data_page, {"data", "runs_dir", "contact_sheet"})}

@@ -114,14 +114,13 @@ class Seam:
 
 def seam(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Seam | None:
     """The step across the border of `mask` (bool [H, W]) in two uint8 [H, W, 3]; None where the mask has no border."""
-    inside, outside = [], []
-    for axis in (0, 1):
-        near = np.moveaxis(np.indices(mask.shape), axis + 1, 1)[:, :-1]
-        far = np.moveaxis(np.indices(mask.shape), axis + 1, 1)[:, 1:]
-        crossing = mask[tuple(near)] != mask[tuple(far)]
-        inside.append(near[:, crossing])
-        outside.append(far[:, crossing])
-    p, q = tuple(np.concatenate(inside, axis=1)), tuple(np.concatenate(outside, axis=1))
+    if not mask.any():
+        return None
+    near = _around(mask, 1)
+    before, after, mask = before[near], after[near], mask[near]
+    down, right = np.nonzero(mask[:-1] != mask[1:]), np.nonzero(mask[:, :-1] != mask[:, 1:])
+    p = tuple(np.concatenate(pair) for pair in zip(down, right))
+    q = tuple(np.concatenate(pair) for pair in zip((down[0] + 1, down[1]), (right[0], right[1] + 1)))
     if not len(p[0]):
         return None
     steps = [float(np.linalg.norm(lab(image[p]) - lab(image[q]), axis=-1).mean()) for image in (before, after)]
@@ -149,16 +148,26 @@ def colour_shift(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Col
     """Of two uint8 [H, W, 3] and a mask bool [H, W]; None where the mask is empty."""
     if not mask.any():
         return None
-    ring = (ndimage.distance_transform_edt(~mask) <= max(2.0, RING * min(mask.shape))) & ~mask
+    changed = (before != after).any(axis=-1) & ~mask
+    num_outside = max((~mask).sum(), 1)
+    width = max(2.0, RING * min(mask.shape))
+    near = _around(mask, int(np.ceil(width)))
+    before, after, mask = before[near], after[near], mask[near]
+    ring = (ndimage.distance_transform_edt(~mask) <= width) & ~mask
     shift = lab(after[mask]) - lab(before[mask])
     around = lab(after[ring]) - lab(before[ring])
-    changed = (before != after).any(axis=-1) & ~mask
     return ColourShift(
         delta_e=float(np.linalg.norm(shift, axis=-1).mean()),
         a_star=float(shift[:, 1].mean()),
         delta_e_ring=float(np.linalg.norm(around, axis=-1).mean()) if ring.any() else 0.0,
-        changed_outside=float(changed.sum() / max((~mask).sum(), 1)),
+        changed_outside=float(changed.sum() / num_outside),
     )
+
+
+def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """The rectangle around what is set, `margin` px larger: a mask is small, and a photograph of 12 MP is not."""
+    spans = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return tuple(slice(max(span[0] - margin, 0), span[-1] + 1 + margin) for span in spans)
 
 
 def added_spots(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -223,7 +223,7 @@ def verdict(realism: Mapping[str, Figure]) -> str:
         f"the same photographs had before the edit; the difference is {excess['value']:+.2f} "
         f"({excess['low']:+.2f} to {excess['high']:+.2f})."
     )
-    if excess["low"] > 0:
+    if excess["low"] > 0 and auc["low"] > 0.5:
         return f"The edits can be told apart, and by more than whose photographs they are. {against}"
     if excess["high"] < 0:
         return f"Edited lesions are nearer to the real ones than the photographs' own lesions were. {against}"

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from acne_lab.jobs.comparison import NUM_CONTROLS, compare
-from acne_lab.jobs.patches import Patches
+from acne_lab.jobs.patches import LesionPatches
 
 SIDE = 32
 
 
-def lesions(tag: str, counts: list[int], *, seed: int, tint: int = 0, sticker: bool = False) -> Patches:
+def lesions(tag: str, counts: list[int], *, seed: int, tint: int = 0, sticker: bool = False) -> LesionPatches:
     """Noise of SIDE px, `counts[i]` patches of subject i: tinted as if by another camera, or with a flat square."""
     rng = np.random.default_rng(seed)
-    patches = Patches(side=SIDE, per_photo=100, seed=0)
+    patches = LesionPatches(side=SIDE, per_photo=100, seed=0)
     for subject in np.repeat(np.arange(len(counts)), counts):
         pixels = rng.integers(90, 160, (SIDE, SIDE, 3), dtype=np.uint8)
         pixels[..., 0] += tint

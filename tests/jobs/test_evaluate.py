@@ -10,23 +10,24 @@ from edited import NUM_ADDED, edited_run
 from PIL import Image
 from tiny import composed
 
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
 from acne_lab.edit.encoding import save_like
 from acne_lab.jobs.evaluate import evaluate
 from acne_lab.jobs.patches import unedited
 from acne_lab.jobs.prepare import prepare
 
-SMALL = ("num_photos=30", "num_patches=80", "patch_side=32", "num_threads=1")
+SMALL = ("num_photos=30", "num_patches=60", "patch_side=32", "num_threads=1")
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> ImageTable:
-    """72 toy faces of 96 px, two fifths of the people in val."""
+    """72 toy faces of 96 px, each of another person, two fifths in val."""
     runs_dir = tmp_path_factory.mktemp("runs")
     faces = (
         "data.resolution=96",
         "data.num_workers=0",
-        "data.source.photos_per_subject=2",
+        "data.source.photos_per_subject=1",
         "data.source.class_counts={mild: 2, moderate: 2, severe: 52, very_severe: 16}",
         "data.split.fractions={train: 0.5, val: 0.4, test: 0.1}",
     )
@@ -137,6 +138,34 @@ def test_what_cannot_be_evaluated(source, tmp_path):
     mask = next((table / "table" / "masks").iterdir())
     Image.new("L", (7, 7)).save(mask)
     refused("its mask 7 x 7", f"table={table}")
+
+
+def test_edits_that_have_seen_the_reference_are_refused(source, tmp_path):
+    table = edited_run(tmp_path, source, how="discs", num=3)
+    words = (f"table={table}", f"runs_dir={tmp_path}", *SMALL)
+    own = (table / "table" / "lineage.csv").read_text()
+    val = source.select(split="val")
+    Lineage.merged(Lineage.of(source.select(split="train")), Lineage.of(val)).write(table / "table")
+    name = val.rows.loc[val.rows["severity"] == "severe", "file_name"].iloc[0]
+    with pytest.raises(ValueError, match=rf"has seen the people on(?s:.*){name}"):
+        evaluate(composed("evaluate", *words))
+    (table / "table" / "lineage.csv").unlink()
+    with pytest.raises(ValueError, match="allow_unknown_parents=true"):
+        evaluate(composed("evaluate", *words))
+    run = evaluate(composed("evaluate", *words, "allow_unknown_parents=true"))
+    assert "Nobody has listed which photographs" in (run.path / "report.html").read_text()
+    (table / "table" / "lineage.csv").write_text(own)
+    assert evaluate(composed("evaluate", *words)).path != run.path  # whose page need not say so
+
+
+def test_a_table_of_the_same_names_and_other_photographs_is_not_the_source(source, tmp_path):
+    table = edited_run(tmp_path, source, how="discs", num=3)
+    other = shutil.copytree(source.root, tmp_path / "other")
+    rows = pd.read_csv(other / "metadata.csv", dtype=str, keep_default_na=False)
+    rows["sha256"] = [f"{k:064x}" for k in range(len(rows))]
+    rows.to_csv(other / "metadata.csv", index=False)
+    with pytest.raises(ValueError, match=r"other content(?s:.*)source="):
+        evaluate(composed("evaluate", f"table={table}", f"source={other}", f"runs_dir={tmp_path}", *SMALL))
 
 
 def test_a_table_may_name_its_source(source, tmp_path):

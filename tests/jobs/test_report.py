@@ -8,13 +8,14 @@ import pytest
 from tiny import TOY, composed
 
 from acne_lab.jobs.prepare import prepare
-from acne_lab.jobs.report import main
+from acne_lab.jobs.report import main, page_folder
 
 
 @pytest.fixture(scope="module")
 def runs_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    prepare(composed("prepare", *TOY, f"runs_dir={folder}"))
+    few = "data.source.class_counts={mild: 3, moderate: 3, severe: 3, very_severe: 3}"
+    prepare(composed("prepare", *TOY, few, f"runs_dir={folder}"))
     return folder
 
 
@@ -33,22 +34,19 @@ def report(monkeypatch, capsys, runs_dir):
 def test_a_table_is_found_by_the_name_of_its_run_and_by_its_folder(report, runs_dir):
     (run,) = (runs_dir / "prepare").glob("toy-*")
     for reference in ("toy", run.name, str(run), str(run / "table")):
-        (run / "report.html").unlink()
-        assert report(f"data={reference}") == str(run / "report.html")
-        assert "80 toy faces" in (run / "report.html").read_text()
+        assert page_folder(reference, runs_dir) == run
+    (run / "report.html").unlink()
+    assert report("data=toy") == str(run / "report.html")
+    page = (run / "report.html").read_text()
+    assert "12 toy faces" in page and "<img" in page
 
 
-def test_the_page_of_a_table_that_is_no_runs_lies_in_it(report, runs_dir, tmp_path):
+def test_the_page_of_a_table_that_is_no_runs_lies_in_it_and_images_can_be_left_out(report, runs_dir, tmp_path):
     (run,) = (runs_dir / "prepare").glob("toy-*")
     shutil.copytree(run / "table", tmp_path / "mine")
-    assert report(f"data={tmp_path / 'mine'}") == str(tmp_path / "mine" / "report.html")
-
-
-def test_images_can_be_left_out(report):
-    with_images = Path(report("data=toy")).read_text()
-    without = Path(report("data=toy", "contact_sheet=false")).read_text()
-    assert "<img" in with_images
-    assert "<img" not in without
+    page = report(f"data={tmp_path / 'mine'}", "contact_sheet=false")
+    assert page == str(tmp_path / "mine" / "report.html")
+    assert "12 toy faces" in Path(page).read_text() and "<img" not in Path(page).read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Patches, rims, seams and colours on pictures whose figures are known."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from acne_lab.colour import lab
 from acne_lab.metrics.realism import (
@@ -109,6 +112,24 @@ def test_colour_shift_inside_and_outside():
     assert shift.delta_e_ring > 0
     assert shift.changed_outside == pytest.approx(2 / (60 * 60 - 400))
     assert colour_shift(before, after, np.zeros_like(mask)) is None
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (30, 40), (85, 90)])
+def test_only_the_surroundings_of_the_mask_are_looked_at_and_figures_are_those_of_the_whole(corner, monkeypatch):
+    rng = np.random.default_rng(0)
+    before, after = (rng.integers(0, 256, (120, 130, 3), dtype=np.uint8) for _ in range(2))
+    mask = np.zeros((120, 130), dtype=bool)
+    y, x = corner
+    mask[y : y + 35, x : x + 40] = rng.random((35, 40)) > 0.4
+    found = (seam(before, after, mask), colour_shift(before, after, mask))
+    sizes = []
+    transform = ndimage.distance_transform_edt
+    monkeypatch.setattr(ndimage, "distance_transform_edt", lambda part: sizes.append(part.shape) or transform(part))
+    colour_shift(before, after, mask)
+    assert max(sizes[0]) < 50
+    monkeypatch.setattr("acne_lab.metrics.realism._around", lambda mask, margin: (slice(None), slice(None)))
+    for cut, whole in zip(found, (seam(before, after, mask), colour_shift(before, after, mask))):
+        assert asdict(cut) == asdict(whole)
 
 
 def test_added_spots_are_found_where_they_are():
