@@ -174,7 +174,7 @@ def test_ways_of_balancing(name):
     node = config["balance"]
     assert (node["name"], node["seed"], node["targets"]["severe"]) == (name, 3, 5)
     assert node == composed("balance", "table=x", *given)["balance"]
-    assert config["edit"]["name"] == ("severity_swap" if name == "severity_swap" else "acnedit")
+    assert config["edit"]["name"] == ("severity_swap" if name == "severity_swap" else "overlay")
     assert config["loader"]["balanced"] == node["oversample"] == (name not in ("none", "class_weights"))
     assert config["model"]["class_weighted"] == node["class_weights"] == (name == "class_weights")
 

@@ -7,7 +7,9 @@ It does not know whether an edit succeeds: an editor may find no skin. So every 
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from itertools import combinations, cycle
 from typing import Literal
 
@@ -104,13 +106,17 @@ def deficits(
 
     Raises:
         ValueError: not exactly one of the three is given, a target names an unknown class or one that cannot be
-            filled, or nothing is to be added.
+            filled, no class can be filled, or nothing is to be added.
     """
     given = {"targets": targets, "ratio": ratio, "budget": budget}
     if sum(value is not None for value in given.values()) != 1:
         raise ValueError(
             "give exactly one of balance.targets, balance.ratio and balance.budget (the others =null), not "
             + (", ".join(f"{name}={value}" for name, value in given.items() if value is not None) or "none")
+        )
+    if not fillable:
+        raise ValueError(
+            f"images can be made for no class: let balance.sources (or balance.run) name some of {', '.join(counts)}"
         )
     if targets is not None:
         wanted = {str(name): number for name, number in targets.items() if number is not None}
@@ -127,7 +133,7 @@ def deficits(
     elif ratio is not None:
         if not 0 < ratio <= 1:
             raise ValueError(f"balance.ratio is a share of the largest class, above 0 and up to 1, not {ratio}")
-        level = round(ratio * max(counts.values()))
+        level = math.ceil(Fraction(str(ratio)) * max(counts.values()))  # 0.1 of 30 is 3, in floats a little more
         lacking = {name: level - number for name, number in counts.items() if name in fillable}
     else:
         lacking = _water_filling({name: number for name, number in counts.items() if name in fillable}, budget)

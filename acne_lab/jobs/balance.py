@@ -17,9 +17,17 @@ from acne_lab.data.acne04_layout import write_acne04
 from acne_lab.data.lineage import Lineage, check_table
 from acne_lab.data.supplement import Supplement, read_supplement
 from acne_lab.data.table import ImageTable
-from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of, class_counts, deficits, fillable_classes, plan_edits, plan_text
-from acne_lab.jobs.edits import edited_boxes, edited_rows, image_name, make_editor, make_edits, skipped_edits
+from acne_lab.jobs.edits import (
+    edited_boxes,
+    edited_rows,
+    image_name,
+    inputs_of,
+    make_editor,
+    make_edits,
+    skipped_edits,
+    without_places,
+)
 from acne_lab.runs import Run, find_table, open_run, write_text
 
 # What loads torch is imported where it is needed: a plan and edits without networks do without its seconds.
@@ -83,14 +91,12 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
         print(text)
         return None
     edit = config["edit"]
-    editor, keys, lineage = make_editor(edit, table, config["runs_dir"])
-    # Runs that it names count by their keys.
-    about_edit = {name: value for name, value in edit.items() if name not in ("refiner", "gans")}
-    inputs = [table.key, digest([plan.to_csv(), about_edit]), *keys]
+    keys, lineage = inputs_of(edit, table, config["runs_dir"])
+    inputs = [table.key, digest([plan.to_csv(), without_places(edit)]), *keys]
     with open_run(noted(config, table), job="balance", inputs=inputs) as run:
         if not run.done:
             print(text, flush=True)
-            outcomes = make_edits(run, table, plan, editor, config)
+            outcomes = make_edits(run, table, plan, make_editor(edit, table, config["runs_dir"]), config)
             made = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" not in outcome)]
             skipped = skipped_edits(plan, outcomes)
             write_text(run.path / "skipped.csv", skipped.to_csv(index=False))
@@ -141,9 +147,9 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
             if config["num_threads"]:
                 torch.set_num_threads(config["num_threads"])
             folder = run.path / "table"
-            suffix = table.rows["file_name"].map(suffix_like).mode()[0]  # what most of the photographs are
-            rows = planned_rows(plan, suffix[1:])
-            rows["file_name"] = [image_name(run, table, row.severity, row.seed, suffix) for row in rows.itertuples()]
+            # At a GAN's resolution a JPEG shows its grid of 8 px, which photographs lose when they shrink to it.
+            rows = planned_rows(plan, "png")
+            rows["file_name"] = [image_name(run, table, row.severity, row.seed, ".png") for row in rows.itertuples()]
             with advice_on_memory(config):
                 draw_table(plan, rows, {**config, "psi": node["psi"], "seed": node["seed"]}, folder)
             sha256 = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in rows["file_name"]]

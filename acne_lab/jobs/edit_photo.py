@@ -4,9 +4,9 @@ A file is whole or absent, whatever is killed and when.
 """
 
 import hashlib
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from acne_lab.data.photo import read_photo
 from acne_lab.edit.editor import Skipped
 from acne_lab.edit.encoding import save_like
+from acne_lab.jobs.writer import write_aside
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,6 @@ def edit_photo(editor: Callable, task: Task) -> dict:
     }
 
 
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written beside `path`, under a name that begins with a dot, and rename it."""
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(aside)
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error}): make room and repeat the command, it goes on") from error
-
-
 # ---- in a process of its own: the editor comes once, with the process ----
 
 _editor: Callable | None = None
@@ -84,14 +74,27 @@ _editor: Callable | None = None
 def take_editor(editor: Callable, num_threads: int) -> None:
     global _editor
     _editor = editor
-    limit_threads(num_threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(num_threads)
 
 
 def edit_with_own_editor(task: Task) -> dict:
     return edit_photo(_editor, task)
 
 
-def limit_threads(num_threads: int) -> None:
-    """Sums of networks depend on the number of threads: the same, however many processes there are."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(num_threads)
+@contextmanager
+def limited_threads(num_threads: int) -> Iterator[None]:
+    """Sums of networks depend on the number of threads: the same, however many processes there are.
+
+    The block's alone: what this process trains afterwards has its own.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

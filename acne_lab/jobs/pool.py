@@ -28,6 +28,14 @@ def start_workers(num_workers: int, initializer: Callable | None = None, *argume
     return pool
 
 
+def ended(what: str) -> ChildProcessError:
+    """In the place of BrokenProcessPool: `what` a process of the pool does, e.g. "edits"."""
+    return ChildProcessError(
+        f"a process that {what} was ended from outside, as it happens when memory runs short: repeat the command, "
+        "it goes on (with num_workers=1 it needs less)"
+    )
+
+
 def _begin(initializer: Callable | None, *arguments: object) -> None:
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

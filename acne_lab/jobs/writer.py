@@ -5,6 +5,7 @@ A file is whole or absent, whatever is killed and when. This module is all that 
 
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -12,7 +13,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from acne_lab.jobs.pool import start_workers
+from acne_lab.jobs.pool import ended, start_workers
 
 FORMATS = {  # what Pillow is told for each suffix
     "png": {"format": "PNG", "compress_level": 1},
@@ -47,7 +48,7 @@ class PictureWriter:
         try:
             self.waiting.append(self.pool.submit(write_picture, path, picture))
         except BrokenProcessPool as error:
-            raise ChildProcessError(ENDED) from error
+            raise ended("writes pictures") from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
         try:
@@ -60,20 +61,19 @@ class PictureWriter:
         try:
             self.waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise ChildProcessError(ENDED) from error
-
-
-ENDED = (
-    "a process that writes pictures was ended from outside, as it happens when memory runs short: repeat the command, "
-    "it goes on (with num_workers=1 it needs less)"
-)
+            raise ended("writes pictures") from error
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture aside and rename it; what a killed process leaves behind begins with a dot."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a picture in the format of its suffix, whole or not at all."""
+    write_aside(path, lambda aside: picture.save(aside, **FORMATS[path.suffix[1:]]))
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written beside `path` and rename it; what a killed process leaves behind begins with a dot."""
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        picture.save(aside, **FORMATS[path.suffix[1:]])
+        write(aside)
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)

@@ -75,7 +75,8 @@ def test_counts_of_training_rows():
 def test_other_policies():
     milder = CLASSES[1:]
     assert deficits(ACNE04, fillable=milder, ratio=1) == {"severe": 451, "very_severe": 504}
-    assert deficits(ACNE04, fillable=milder, ratio=0.5) == {"severe": 134, "very_severe": 187}
+    assert deficits(ACNE04, fillable=milder, ratio=0.5) == {"severe": 135, "very_severe": 188}  # 316.5: at least
+    assert deficits({"mild": 30, "severe": 1}, fillable=["severe"], ratio=0.1) == {"severe": 2}
     assert deficits(ACNE04, fillable=CLASSES, ratio=1) == {"mild": 120, "severe": 451, "very_severe": 504}
     # very severe rises to severe (53), then both by turns, the more severe one first
     assert deficits(ACNE04, fillable=milder, budget=60) == {"severe": 3, "very_severe": 57}
@@ -111,6 +112,13 @@ def test_a_budget_is_spent_and_levels(numbers, budget):
 def test_impossible_policies(policy, message):
     with pytest.raises(ValueError, match=message):
         deficits(ACNE04, fillable=CLASSES[1:], **policy)
+
+
+@pytest.mark.parametrize("policy", [{"budget": 3}, {"ratio": 1}, {"targets": {"severe": 400}}])
+@pytest.mark.parametrize("sources", [{}, {"severe": []}])
+def test_no_class_can_be_filled(policy, sources):
+    with pytest.raises(ValueError, match=r"for no class: let balance\.sources .* mild, moderate"):
+        deficits(ACNE04, fillable=fillable_classes(CLASSES, sources), **policy)
 
 
 def test_sources():

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fake_editor import DotEditor
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.balance import added_rows, balance
+from acne_lab.jobs.balance import added_rows, balance, make_rows
 from acne_lab.jobs.edit_photo import Task, edit_photo
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.train import train
@@ -157,6 +158,20 @@ def test_an_edit_that_leaves_its_band_is_an_error(fill):
         fill("balance.targets={very_severe: null}", off_by=40)
 
 
+def test_the_threads_of_what_follows_are_its_own(fill, monkeypatch):
+    """Edits in this process run on one thread; a training that a study begins next does not."""
+    during, before = [], torch.get_num_threads()
+    call = DotEditor.__call__
+    monkeypatch.setattr(DotEditor, "__call__", lambda *a, **k: during.append(torch.get_num_threads()) or call(*a, **k))
+    try:
+        torch.set_num_threads(3)
+        fill()
+        assert set(during) == {1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_edits_that_do_not_count_their_lesions(fill):
     added = ImageTable.read(fill(uncounted=True).path)
     assert added.rows["lesions"].isna().all()
@@ -249,9 +264,14 @@ def test_a_full_disk(table, tmp_path, monkeypatch):
 # ---- other kinds ----------------------------------------------------------------------------------------------------
 
 
-def test_generated(toy_runs, table, tmp_path):
+@pytest.fixture
+def severe_gan(toy_runs):
     words = ("experiment=gan_severity", "init_from=null", *TOY, *TINY_GAN, f"runs_dir={toy_runs}")
-    gan = train(composed("train", *words, "stage.severity=severe"))
+    return train(composed("train", *words, "stage.severity=severe"))
+
+
+def test_generated(severe_gan, table, tmp_path):
+    gan = severe_gan
     given = (
         f"table='{table.root}'",
         "balance=generated",
@@ -273,6 +293,17 @@ def test_generated(toy_runs, table, tmp_path):
         balance(composed("balance", *given))
     with pytest.raises(ValueError, match="lists have a lesion count for every image, and 5 of these have none"):
         balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "layout=acne04"))
+
+
+def test_generated_images_are_no_jpegs(severe_gan, table, tmp_path):
+    """Also not beside photographs that are: these have shrunk to the GAN's resolution and lost their grid of 8 px."""
+    photos = replace(
+        table, rows=table.rows.assign(file_name=table.rows["file_name"].str.replace(".png", ".jpg")), boxes=None
+    )
+    words = ("table=x", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}", f"runs_dir={tmp_path}")
+    config = composed("balance", *words, "balance.targets={severe: 22, very_severe: null}", "num_workers=1")
+    added = ImageTable.read(make_rows(config, photos).path)
+    assert [Image.open(path).format for path in added.paths] == ["PNG", "PNG"]
 
 
 def test_supplement(table, tmp_path):

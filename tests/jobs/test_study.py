@@ -134,7 +134,8 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
         overrides = [*stage.get("overrides", []), *extra.get(name, [])]
         stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace("budget=800", "budget=32") for text in overrides]
         if "balance=acnedit" in overrides:  # with none of the options that an editor of faces has
-            stage["overrides"] = [text for text in stage["overrides"] if not text.startswith("edit.")] + ["edit=dots"]
+            stage["overrides"] = [text for text in stage["overrides"] if not text.startswith(("edit.", "edit="))]
+            stage["overrides"] += ["edit=dots"]
     for group, name, node in (
         ("study", "tiny", plan | {"name": "tiny", "seeds": [0, 1]}),
         ("edit", "dots", {"name": "dots", "editor": {"_target_": "fake_editor.DotEditor"}}),
