@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,3 +211,16 @@ main()
     [checkpoint] = tmp_path.glob("train/*/checkpoints/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["refiner"]["images_seen"] == 8
     assert_same(train(composed("train", *WORDS, cache, f"runs_dir={tmp_path}")), run)
+
+
+def test_a_refiner_of_held_out_people_is_refused_before_it_trains(toy_runs, tmp_path):
+    """A training photograph is, byte by byte, one of the validation."""
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.copy()
+    first = rows.groupby("split").head(1).set_index("split")["sha256"]
+    rows["sha256"] = rows["sha256"].replace(first["val"], first["train"])
+    replace(table, root=tmp_path, rows=rows).write()
+    words = (*(word for word in TINY_REFINER if "source" not in word and "split" not in word), f"data.root={tmp_path}")
+    with pytest.raises(ValueError, match=r"this refiner has seen(?s:.*)\(val\)"):
+        train(composed("train", "experiment=refiner", "data=table", *words, f"runs_dir={tmp_path}"))
+    assert not list(tmp_path.glob("train/*-*"))
