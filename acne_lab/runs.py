@@ -117,7 +117,8 @@ def run_key(config: dict, inputs: Sequence[str] = ()) -> str:
     if evaluation:
         config["evaluation"] = evaluation
     if "data" in config:
-        config["data"] = {name: config["data"][name] for name in DATA_IN_KEY}
+        # A refiner sees photographs in their own size.
+        config["data"] = {name: config["data"][name] for name in DATA_IN_KEY if config.get("task") != "refiner"}
     if "trainer" in config:
         config["trainer"] = {name: value for name, value in config["trainer"].items() if name not in DEVICES}
     text = json.dumps([config, list(inputs)], sort_keys=True)

@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,8 +20,6 @@ class DotEditor:
 
     At the call of number DOTS_DIE_AT (from 0, of the environment) it kills the process, or its parent: DOTS_KILL.
     """
-
-    analyse = SimpleNamespace(finder=None)  # it looks for no face
 
     def __init__(self, *, skips=0, off_by=0, uncounted=False, seconds=0.0):
         self.skips, self.off_by, self.uncounted, self.seconds = skips, off_by, uncounted, seconds

@@ -308,6 +308,7 @@ class Acne04:
         report = {
             "protocol": self.protocol,
             "population": f"{POPULATION}-{hash_of(dict(zip(rows['sha256'], rows['subject'])))[:8]}",
+            "people_known": self.subjects == "faces",
             "subjects": people.report,
             "faces": _faces_report(examined) if self.subjects == "faces" else {},
             "leak": leak_of_official_folds(rows, groups),

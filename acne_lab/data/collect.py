@@ -51,8 +51,9 @@ class Collected:
         boxes: lesion boxes as in `ImageTable.boxes`, with the file names of `rows`; None: not located.
         problems: what is wrong with single files.
         report: facts for the table's report (JSON values); "notes" is a list of sentences for the user, "population"
-            names whose people the subjects are, where other tables have the same people under the same names, and
-            "left_out" lists sha256 and subject of copies that are not among the rows.
+            names whose people the subjects are, where other tables have the same people under the same names,
+            "left_out" lists sha256 and subject of copies that are not among the rows, and "people_known" is false where
+            photographs are subjects of their own because nobody has told who is on them.
         unlabelled: True: rows may have no severity.
     """
 

@@ -19,6 +19,7 @@ It does not know faces turned by more than about 45 degrees in the plane. Models
 and are not for several threads at once.
 """
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,6 +125,14 @@ class FaceFinder:
             if name not in available:
                 how = INSTALL_BLAZEFACE if name in _TFLITE else INSTALL
                 raise ValueError(f"the detector {name} is not installed: {how}, or name others than it")
+
+    @property
+    def fingerprint(self) -> str:
+        """What decides which faces are found: the detectors, and the content of the models that a user may give."""
+        given = {
+            name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in self.blazeface_files.items()
+        }
+        return ",".join(f"{name}:{given[name]}" if name in given else name for name in self.detectors)
 
     def __call__(self, photo: np.ndarray) -> Face | None:
         """The face on a photograph uint8 [H, W, 3], or None."""

@@ -36,6 +36,9 @@ class Folder:
         subject_pattern: regular expression whose first group is the subject, searched in the file name
             (relative to root, with forward slashes). Used where metadata.csv has no subject column. None:
             each photograph is its own subject.
+        population: whose people the subjects are. Tables of one population have the same people under the same
+            names, so what has learned from one of them is not tested on its people in another. None: these names
+            are used nowhere else.
 
     Raises:
         ValueError: the folder, or a class in it, is missing or empty, or an argument contradicts another.
@@ -48,6 +51,7 @@ class Folder:
         classes: list[str] | None = None,
         bands: Mapping[str, int | None] | None = None,
         subject_pattern: str | None = None,
+        population: str | None = None,
     ) -> None:
         self.root = self.images_root = Path(root).expanduser()
         if not self.root.is_dir():
@@ -57,6 +61,7 @@ class Folder:
         if subject_pattern is not None and re.compile(subject_pattern).groups < 1:
             raise ValueError(rf"subject_pattern={subject_pattern} needs a group around the subject, e.g. ^(p\d+)_")
         self.subject_pattern = subject_pattern
+        self.population = population
         self.metadata_path = self.root / "metadata.csv"
         if self.bands is not None:
             _check_bands(self.bands, self.classes)
@@ -106,7 +111,15 @@ class Folder:
             notes.append(f"classes are in alphabetical order, {', '.join(self.classes)}; data.classes sets another")
         notes += _unread(files)
         rows["source"] = rows["source"].replace("", "real") if "source" in rows else "real"
-        return Collected(rows=rows, images_root=self.images_root, problems=problems, report={"notes": notes})
+        report = {"notes": notes, "people_known": bool((rows["subject"] != rows["file_name"]).all())}
+        if self.population is not None:
+            if (rows["subject"] == rows["file_name"]).all():
+                raise ValueError(
+                    f"data.population={self.population} says whose people the subjects are, and no subject is named: "
+                    "give metadata.csv a column subject, or data.subject_pattern"
+                )
+            report["population"] = str(self.population)
+        return Collected(rows=rows, images_root=self.images_root, problems=problems, report=report)
 
     def _files(self) -> list[str]:
         """All files below root, relative to it, sorted; hidden files and folders left out."""

@@ -84,9 +84,11 @@ class Lineage:
     def write(self, folder: str | Path) -> None:
         """Write lineage.csv; its row of empty cells stands for the photographs that nobody has listed."""
         rows = self.rows if self.known else pd.concat([self.rows, pd.DataFrame([dict.fromkeys(COLUMNS, "")])])
-        path = Path(folder) / FILE
+        path, text = Path(folder) / FILE, rows.to_csv(index=False)
+        if path.is_file() and path.read_text(encoding="utf-8") == text:  # of a finished run: nothing new is known
+            return
         aside = path.with_name(f".{FILE}.{os.getpid()}")
-        aside.write_text(rows.to_csv(index=False), encoding="utf-8")
+        aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
 
     def touched(self, table: ImageTable) -> list[str]:

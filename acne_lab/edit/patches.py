@@ -109,7 +109,8 @@ def cut_patches(
             "(data=toy, data=acne04 with its Detection folder, or a boxes.csv beside metadata.csv)"
         )
     analyser = Analyser(landmarks=landmarks)
-    key = patches_key(table, side=side, per_photo=per_photo, landmarks=analyser.finder is not None)
+    faces = analyser.finder.fingerprint if analyser.finder else ""
+    key = patches_key(table, side=side, per_photo=per_photo, faces=faces)
     folder = Path(cache_dir) / f"patches-{key}"
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -119,11 +120,11 @@ def cut_patches(
     return Patches(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
 
 
-def patches_key(table: ImageTable, *, side: int, per_photo: int, landmarks: bool) -> str:
-    """16 hex digits of what decides the patches."""
+def patches_key(table: ImageTable, *, side: int, per_photo: int, faces: str) -> str:
+    """16 hex digits of what decides the patches; `faces` is the `FaceFinder.fingerprint`, "" of none."""
     boxes = _boxes_by_name(table)
     photos = [[row.sha256, boxes[row.file_name].tolist()] for row in table.rows.itertuples()]
-    return hashlib.sha256(json.dumps([VERSION, NAMES, side, per_photo, landmarks, photos]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([VERSION, NAMES, side, per_photo, faces, photos]).encode()).hexdigest()[:16]
 
 
 def _boxes_by_name(table: ImageTable) -> dict[str, np.ndarray]:

@@ -29,6 +29,16 @@ class Refiner:
             raise ValueError(f"window={window} must be a multiple of {2**network.num_down} px, and at least 8")
         self.network, self.window = network.eval(), window
 
+    def __getstate__(self) -> dict:
+        """It travels as arrays: torch sends tensors as handles of shared memory, which a new process cannot open."""
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self.network.state_dict().items()}
+        return {"G": self.network.init_kwargs, "arrays": arrays, "window": self.window}
+
+    def __setstate__(self, state: dict) -> None:
+        network = Inpainter(**state["G"])
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in state["arrays"].items()})
+        self.__init__(network.requires_grad_(False), window=state["window"])
+
     @torch.no_grad()
     def __call__(self, photo: np.ndarray, overlaid: np.ndarray, mask: np.ndarray, seed: int) -> np.ndarray:
         """Paint the masked pixels; the others keep the photograph's bits.
@@ -45,7 +55,8 @@ class Refiner:
         assert photo.shape == overlaid.shape == (*mask.shape, 3)
         step = 2**self.network.num_down
         margins = [(0, max(self.window, -(-n // step) * step) - n) for n in mask.shape]  # as `windows` needs it
-        device = next(self.network.parameters()).device
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network.to(device)
         noise = np.random.default_rng(seed).standard_normal(mask.shape, np.float32)
         photo_, overlaid_, mask_, noise_ = (
             torch.from_numpy(np.pad(array, [*margins, (0, 0)], mode="symmetric")).permute(2, 0, 1)

@@ -14,11 +14,20 @@ import numpy as np
 
 from acne_lab.build import run_logger
 from acne_lab.data.acne04_layout import write_acne04
-from acne_lab.data.lineage import Lineage, check_table
+from acne_lab.data.lineage import Lineage, check_table, require_held_out
 from acne_lab.data.supplement import Supplement, read_supplement
 from acne_lab.data.table import ImageTable
 from acne_lab.edit.plan import bands_of, class_counts, deficits, fillable_classes, plan_edits, plan_text
-from acne_lab.jobs.edits import edited_boxes, edited_rows, image_name, make_editor, make_edits, skipped_edits
+from acne_lab.jobs.edits import (
+    edited_boxes,
+    edited_rows,
+    image_name,
+    inputs_of,
+    make_editor,
+    make_edits,
+    skipped_edits,
+    without_places,
+)
 from acne_lab.runs import Run, find_table, open_run, write_text
 
 # What loads torch is imported where it is needed: a plan and edits without networks do without its seconds.
@@ -82,18 +91,16 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
         print(text)
         return None
     edit = config["edit"]
-    editor, keys, lineage = make_editor(edit, table, config["runs_dir"])
-    # Runs that it names count by their keys.
-    about_edit = {name: value for name, value in edit.items() if name not in ("refiner", "gans")}
-    inputs = [table.key, digest([plan.to_csv(), about_edit]), *keys]
+    keys, lineage = inputs_of(edit, table, config["runs_dir"])
+    require_held_out(lineage, table, what=f"the editor (edit={edit['name']})")
+    inputs = [table.key, digest([plan.to_csv(), without_places(edit)]), *keys]
     with open_run(noted(config, table), job="balance", inputs=inputs) as run:
         if not run.done:
             print(text, flush=True)
-            outcomes = make_edits(run, table, plan, editor, config)
+            outcomes = make_edits(run, table, plan, make_editor(edit, table, config["runs_dir"]), config)
             made = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" not in outcome)]
             skipped = skipped_edits(plan, outcomes)
             write_text(run.path / "skipped.csv", skipped.to_csv(index=False))
-            parents = table.only(table.rows["file_name"].isin(made["file_name"]))
             report = {"population": table.report.get("population", ""), "notes": text.splitlines()}
             written = ImageTable(
                 root=run.path / "table",
@@ -102,9 +109,18 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
                 report=report,
                 boxes=edited_boxes(run, table, made, outcomes),
             )
-            finish(run, config, written, Lineage.merged(Lineage.of(parents), lineage), {"num_skipped": len(skipped)})
+            ancestors = Lineage.merged(Lineage.of(parents_of(written, table)), lineage)
+            finish(run, config, written, ancestors, {"num_skipped": len(skipped)})
+        else:  # more may be known of its ancestors than when it was made
+            written = ImageTable.read(run.path)
+            Lineage.merged(Lineage.of(parents_of(written, table)), lineage).write(written.root)
         lay_out(run, config, table, learned_from=lineage)
     return run
+
+
+def parents_of(edits: ImageTable, table: ImageTable) -> ImageTable:
+    """The rows of `table` that were edited."""
+    return table.only(table.rows["file_name"].isin(edits.rows["parent"]))
 
 
 def generated_run(config: dict, table: ImageTable) -> Run | None:
@@ -132,6 +148,7 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
     if any(gan.num_channels == 4 for gan, _, _ in plan):
         raise ValueError("images with transparency cannot stand beside photographs: train the GAN on RGB")
     lineage = Lineage.merged(*(gan.lineage for gan, _, _ in plan))
+    require_held_out(lineage, table, what=f"the GANs of balance.run={given}")
     inputs = [table.key, digest([lacking, node["psi"], node["seed"]])]
     inputs += [f"{severity}:{gan.key}" for gan, severity, _ in plan]
     with open_run(noted(config, table), job="balance", inputs=inputs) as run:
@@ -148,6 +165,8 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
             sha256 = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in rows["file_name"]]
             rows = rows.assign(split="train", sha256=sha256)
             finish(run, config, ImageTable(root=folder, rows=rows, classes=table.classes), lineage, {})
+        else:
+            lineage.write(run.path / "table")
         lay_out(run, config, table, learned_from=lineage)
     return run
 

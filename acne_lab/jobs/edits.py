@@ -26,8 +26,8 @@ from acne_lab.runs import JOURNAL, Run, write_text
 UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them
 
 
-def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable, list[str], Lineage]:
-    """The editor that `edit` describes.
+def inputs_of(edit: dict, table: ImageTable, runs_dir: str) -> tuple[list[str], Lineage]:
+    """What the editor that `edit` describes has learned from, found without making it.
 
     Args:
         edit: a node of conf/edit: `editor`, and which of `bank`, `refiner` and `gans` it takes.
@@ -35,41 +35,68 @@ def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> tuple[Callable,
         runs_dir: where the runs are that `refiner` and `gans` name.
 
     Returns:
-        the editor (`edit.editor.Editor`, or `edit.swap.SeveritySwap`; it can be pickled), the keys of what it has
-        learned from and finds faces with, and whose photographs that were, besides the one that it edits.
+        the keys of what it has learned from and finds faces with, and whose photographs that were, besides the one
+        that it edits.
 
     Raises:
-        ValueError: a run is missing or unfit, the bank finds no lesions, or the name says less than the edit does.
+        ValueError: a run is missing or unfit, or the name says less than the edit does.
     """
     if edit.get("refiner") and edit["name"] in UNREFINED:
         raise ValueError(
             f"the table would call refined edits {edit['name']}: choose edit=refined edit.refiner=RUN, or a name of "
             "their own (edit.name=...)"
         )
-    node = dict(edit["editor"])
-    parts, keys, lineages = {}, [], []
+    keys, lineages = [], []
     if edit.get("bank"):
         training = table.select(split="train")
-        parts["source"] = build({**node.pop("source"), "_partial_": True})(table=training)
         keys.append(f"bank:{training.key}")
         lineages.append(Lineage.of(training))
     if edit.get("refiner"):
-        from acne_lab.jobs.refiners import load_refiner
+        from acne_lab.jobs.refiners import find_refiner
 
-        parts["refine"], key, lineage = load_refiner(edit["refiner"], runs_dir)
+        _, key, lineage = find_refiner(edit["refiner"], runs_dir)
         keys.append(f"refiner:{key}")
         lineages.append(lineage)
     if edit.get("gans"):
-        from acne_lab.jobs.swaps import make_swap
+        from acne_lab.jobs.swaps import find_swap
 
-        parts["swap"], gan_keys, lineage = make_swap(edit["gans"], runs_dir, **edit.get("projection", {}))
+        _, gan_keys, lineage = find_swap(edit["gans"], runs_dir, **edit.get("projection", {}))
         keys += [f"gan:{key}" for key in gan_keys]
         lineages.append(lineage)
+    if (analyse := edit["editor"].get("analyse")) and (finder := build(analyse).finder):
+        keys.append(f"faces:{finder.fingerprint}")  # other detectors find other faces: those that are installed here
+    return keys, Lineage.merged(*lineages)
+
+
+def without_places(edit: dict) -> dict:
+    """What `edit` says of how photographs are edited; what it names as runs and files counts by content instead."""
+    editor = dict(edit["editor"])
+    if "analyse" in editor:
+        editor["analyse"] = {name: value for name, value in editor["analyse"].items() if name != "blazeface"}
+    return {name: value for name, value in edit.items() if name not in ("refiner", "gans")} | {"editor": editor}
+
+
+def make_editor(edit: dict, table: ImageTable, runs_dir: str) -> Callable:
+    """The editor that `edit` describes: `edit.editor.Editor`, or `edit.swap.SeveritySwap`. It can be pickled.
+
+    Args: as `inputs_of`.
+
+    Raises:
+        ValueError: a run is missing or unfit, or the bank finds no lesions.
+    """
+    node, parts = dict(edit["editor"]), {}
+    if edit.get("bank"):
+        parts["source"] = build({**node.pop("source"), "_partial_": True})(table=table.select(split="train"))
+    if edit.get("refiner"):
+        from acne_lab.jobs.refiners import load_refiner
+
+        parts["refine"] = load_refiner(edit["refiner"], runs_dir)
+    if edit.get("gans"):
+        from acne_lab.jobs.swaps import make_swap
+
+        parts["swap"] = make_swap(edit["gans"], runs_dir, **edit.get("projection", {}))
     # A partial: Hydra would copy objects that it is given as arguments into its config.
-    editor = build({**node, "_partial_": True})(**parts)
-    if finder := editor.analyse.finder:  # other detectors find other faces: those that are installed here
-        keys.append(f"faces:{','.join(finder.detectors)}")
-    return editor, keys, Lineage.merged(*lineages)
+    return build({**node, "_partial_": True})(**parts)
 
 
 def image_name(run: Run, table: ImageTable, severity: str, number: int, suffix: str) -> str:

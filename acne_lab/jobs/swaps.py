@@ -70,7 +70,7 @@ class GanSwap:
         return self._loaded[name]
 
 
-def make_swap(
+def find_swap(
     gans: Mapping[str, str] | None,
     runs_dir: str,
     *,
@@ -79,7 +79,7 @@ def make_swap(
     learning_rate: float = 0.1,
     perceptual: str = "efficientnet_lite0",
 ) -> tuple[GanSwap, list[str], Lineage]:
-    """A swap by these GANs, their keys, and whose photographs they have seen.
+    """A swap by these GANs, whose networks are not read yet, their keys, and whose photographs they have seen.
 
     Args:
         gans: `base` and a model for each severity, fine-tuned from it; each as `run=` of acne-lab generate.
@@ -91,7 +91,7 @@ def make_swap(
         perceptual: the distance, see `acne_lab.jobs.project.perceptual_distance`.
 
     Raises:
-        ValueError: no base or no other model, or one that the base's latent code does not fit.
+        ValueError: no base or no other model, or one that has learned something else.
     """
     given = {str(name): run for name, run in (gans or {}).items()}
     if BASE not in given or len(given) < 2:
@@ -102,12 +102,22 @@ def make_swap(
     for name, gan in found.items():
         _check(name, gan)
     swap = GanSwap(found, space, num_steps, learning_rate, perceptual)
-    sizes = {name: (G.img_resolution, G.num_ws, G.w_dim) for name, G in ((k, swap._generator(k)) for k in found)}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"edit.gans differ in resolution, layers or width of w, {sizes}: fine-tune them from the base")
     how = f"{space}:{num_steps}:{learning_rate}:{perceptual}"
     keys = [f"{name}:{gan.key}" for name, gan in found.items()]
     return swap, [*keys, how], Lineage.merged(*(gan.lineage for gan in found.values()))
+
+
+def make_swap(gans: Mapping[str, str] | None, runs_dir: str, **projection: object) -> GanSwap:
+    """The swap of `find_swap`, whose models fit together.
+
+    Raises:
+        ValueError: as `find_swap`, or the base's latent code does not fit a model.
+    """
+    swap, *_ = find_swap(gans, runs_dir, **projection)
+    sizes = {name: (G.img_resolution, G.num_ws, G.w_dim) for name, G in ((k, swap._generator(k)) for k in swap.gans)}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"edit.gans differ in resolution, layers or width of w, {sizes}: fine-tune them from the base")
+    return swap
 
 
 def _check(name: str, gan: Gan) -> None:

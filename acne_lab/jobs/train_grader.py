@@ -73,7 +73,8 @@ def train_grader(config: dict) -> Run:
 
     with open_run(config, job="train", inputs=inputs) as run:
         lineage.write(run.path)
-        seen = about_lineage(lineage, test_rows, test_table)
+        people_known = all(each.report.get("people_known", True) for each in (table, test_table))
+        seen = about_lineage(lineage, test_rows, test_table, people_known=people_known)
         if run.done:
             if run.metrics.get("lineage") != seen:  # more is known than when it was trained
                 run.write_metrics({**run.metrics, "lineage": seen})
@@ -129,13 +130,18 @@ def lineage_beside(weights: Path) -> Lineage:
     return Lineage.read(run.path) if run else Lineage(known=False)
 
 
-def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTable) -> dict:
-    """What metrics.json says of whom the grader has seen; `leaked_share` is that of test images, 0 unless published."""
+def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTable, *, people_known: bool) -> dict:
+    """What metrics.json says of whom the grader has seen.
+
+    `leaked_share` is that of the test images: 0 unless the folds are published ones, and null where nobody has told
+    who is on the photographs.
+    """
+    leaked = leaked_rows(test_rows, lineage, table=test_table)
     return {
         "known": lineage.known,
         "num_photographs": len(lineage),
         "protocol": test_table.report.get("protocol"),
-        "leaked_share": len(leaked_rows(test_rows, lineage, table=test_table)) / len(test_rows),
+        "leaked_share": len(leaked) / len(test_rows) if people_known else None,
     }
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState, RefinedGrid
-from acne_lab.data.lineage import MADE, Lineage, check_table
+from acne_lab.data.lineage import MADE, Lineage, check_table, require_held_out
 from acne_lab.data.table import ImageTable
 from acne_lab.edit.exercises import Exercises, as_batch
+from acne_lab.edit.face import Analyser
 from acne_lab.edit.module import PatchData, RefinerTraining
 from acne_lab.edit.overlay import Overlay
 from acne_lab.edit.patches import Patches, cut_patches
@@ -39,8 +40,11 @@ def train_refiner(config: dict) -> Run:
     if len(rows) == 0:
         raise ValueError(f"{table.root} has no training photographs")
     check_config(config)
-    with open_run(config, job="train", inputs=[table.key]) as run:
-        Lineage.of(rows).write(run.path)
+    lineage = Lineage.of(rows)
+    require_held_out(lineage, table, what="this refiner")
+    finder = Analyser(landmarks=config["patches"]["landmarks"]).finder  # other detectors see other slopes of the skin
+    with open_run(config, job="train", inputs=[table.key, finder.fingerprint if finder else ""]) as run:
+        lineage.write(run.path)
         if run.done:
             return run
         start_job(config)

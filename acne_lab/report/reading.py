@@ -174,6 +174,12 @@ def _lineage_of_arms(study: Study) -> list[str]:
             "Learned from images whose photographs nobody has listed (allow_unknown_parents=true): "
             f"{_quoted(unknown)}. If these show people of the test set, the scores are too high; nobody can know."
         )
+    if untold := [arm.name for arm in study.arms if arm.lineage and arm.lineage.get("leaked_share") is None]:
+        said.append(
+            "Nobody has told who is on the photographs, so how many test images show a person whom these graders "
+            f"have seen is not known: {_quoted(untold)}. data.subject_pattern, a column subject or data.subjects=faces "
+            "tell."
+        )
     leaked = sorted({arm.lineage["leaked_share"] for arm in study.arms if arm.lineage.get("leaked_share")})
     if leaked:
         shares = " to ".join(f"{100 * share:.1f} %" for share in dict.fromkeys((leaked[0], leaked[-1])))

@@ -271,6 +271,8 @@ def test_one_person_on_several_photographs(release, monkeypatch):
     assert ImageTable.read(table.root).rows["skin_tone"].equals(table.rows["skin_tone"])  # 1, and not 1.0
     assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
     assert table.report["subjects"]["calibrated"] is False
+    assert table.report["people_known"] is True
+    assert release.build().report["people_known"] is False
     people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
     assert people[0] >= 1 and people[2] >= 1 and people[3] >= 1
     assert any(note.startswith("a face was found on 3 of 60") for note in table.report["notes"])

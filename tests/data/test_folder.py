@@ -7,6 +7,7 @@ from PIL import Image
 
 from acne_lab.data.collect import build_table
 from acne_lab.data.folder import Folder
+from acne_lab.data.lineage import Lineage
 from acne_lab.data.pack import pack
 from acne_lab.data.table import BadData
 
@@ -366,3 +367,15 @@ def test_people_who_share_a_file_are_one_and_a_given_split_must_not_tear_them(de
     described("file_name,severity,subject,split", "a.png,mild,ann,train", "b.png,mild,ben,test", "d.png,mild,d,val")
     with pytest.raises(ValueError, match=r"ann: images/a.png \(train\)(?s:.*)images/b.png \(test\)"):
         build(root)
+
+
+def test_a_population_names_the_people_and_needs_them_named(classes):
+    table = build(classes, subject_pattern=r"(p\d+)_", population="clinic")
+    assert table.report["population"] == "clinic"
+    assert table.report["people_known"] is True
+    assert Lineage.of(table).rows["population"].unique().tolist() == ["clinic"]
+    alone = build(classes)
+    assert "population" not in alone.report
+    assert alone.report["people_known"] is False
+    with pytest.raises(ValueError, match=r"data.population=clinic(?s:.*)data.subject_pattern"):
+        build(classes, population="clinic")

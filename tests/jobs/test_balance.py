@@ -295,6 +295,38 @@ def test_generated(severe_gan, table, tmp_path):
         balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "layout=acne04"))
 
 
+def test_gans_that_know_who_is_held_out_are_refused_before_they_draw(severe_gan, table, tmp_path):
+    swapped = replace(
+        table, rows=table.rows.assign(split=table.rows["split"].replace({"train": "val", "val": "train"}))
+    )
+    words = ("table=x", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}", f"runs_dir={tmp_path}")
+    config = composed("balance", *words, "balance.targets={severe: 26, very_severe: null}", "num_workers=1")
+    with pytest.raises(ValueError, match=r"the GANs of balance.run=(?s:.*) has seen the people on(?s:.*)\(val\)"):
+        make_rows(config, swapped)
+    assert not list(tmp_path.glob("balance/*-*"))
+
+
+def test_an_editor_that_knows_who_is_held_out_is_refused_before_it_edits(table, tmp_path):
+    """Its bank is of a training photograph that is, byte by byte, one of the test."""
+    sha256 = table.rows["sha256"].where(table.rows.index != table.rows.index[table.rows["split"] == "test"][0])
+    copied = sha256.fillna(table.rows.loc[table.rows["split"] == "train", "sha256"].iloc[0])
+    words = ("table=x", *TARGETS, "num_workers=1", f"runs_dir={tmp_path}", "edit=overlay_bank")
+    with pytest.raises(ValueError, match=r"the editor \(edit=overlay_bank\) has seen(?s:.*)\(test\)"):
+        make_rows(composed("balance", *words), replace(table, rows=table.rows.assign(sha256=copied)))
+    assert not list(tmp_path.glob("balance/*-*"))
+
+
+def test_finished_edits_and_samples_get_the_lineage_that_is_known_now(fill, severe_gan, table, tmp_path):
+    words = (f"table='{table.root}'", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}")
+    words += ("balance.targets={severe: 21, very_severe: null}", "num_workers=1", f"runs_dir={tmp_path}")
+    for make in (fill, lambda: balance(composed("balance", *words))):
+        run = make()
+        before = (run.path / "table" / "lineage.csv").read_text()
+        (run.path / "table" / "lineage.csv").unlink()
+        assert make().path == run.path
+        assert (run.path / "table" / "lineage.csv").read_text() == before
+
+
 def test_generated_images_are_no_jpegs(severe_gan, table, tmp_path):
     """Also not beside photographs that are: these have shrunk to the GAN's resolution and lost their grid of 8 px."""
     photos = replace(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -13,9 +14,11 @@ from tiny import composed
 from acne_lab.data.lineage import Lineage, check_parents, check_table, require_held_out
 from acne_lab.data.splits import subject_split
 from acne_lab.data.table import ImageTable
+from acne_lab.edit.networks import Inpainter
 from acne_lab.edit.plan import plan_edits
+from acne_lab.edit.weights import save_refiner
 from acne_lab.jobs.balance import balance
-from acne_lab.jobs.edits import edited_rows, make_editor
+from acne_lab.jobs.edits import edited_rows, inputs_of, make_editor, without_places
 from acne_lab.jobs.prepare import prepare
 from acne_lab.runs import Run
 
@@ -33,33 +36,76 @@ def table(tmp_path_factory):
     return ImageTable.read(prepare(composed("prepare", *FACES, f"runs_dir={runs_dir}")).path)
 
 
+def edit_node(*words):
+    return composed("balance", "table=x", *words)["edit"]
+
+
 def test_an_editor_that_has_learned_from_nothing(table):
-    editor, keys, lineage = make_editor(composed("balance", "table=x", "edit=overlay")["edit"], table, "runs")
-    assert callable(editor)
-    assert keys == [f"faces:{','.join(editor.analyse.finder.detectors)}"]  # what is installed decides what is found
+    edit = edit_node("edit=overlay")
+    keys, lineage = inputs_of(edit, table, "runs")
+    finder = make_editor(edit, table, "runs").analyse.finder
+    assert keys == [f"faces:{finder.fingerprint}"]  # what is installed decides what is found
     assert lineage.known
     assert len(lineage) == 0
 
 
 def test_the_name_of_an_edit_says_what_ran(table):
     """A refined edit is not called an overlay: studies compare the two."""
-    words = ("table=x", "edit=overlay", "edit.refiner=some")
+    words = ("edit=overlay", "edit.refiner=some")
     with pytest.raises(ValueError, match="would call refined edits overlay: choose edit=refined"):
-        make_editor(composed("balance", *words)["edit"], table, "runs")
+        inputs_of(edit_node(*words), table, "runs")
     for name in ("refined", "mine"):
-        words = ("table=x", "edit=overlay", "edit.refiner=some", f"edit.name={name}")
         with pytest.raises(ValueError, match="there is no run some"):
-            make_editor(composed("balance", *words)["edit"], table, "runs")
+            inputs_of(edit_node(*words, f"edit.name={name}"), table, "runs")
 
 
 def test_a_bank_descends_from_the_training_rows(table):
     """All of them: any of its lesions may come from any of them. The test rows are not among them."""
-    edit = composed("balance", "table=x", "edit=overlay_bank", NO_LANDMARKS)["edit"]
-    _, (key,), lineage = make_editor(edit, table, "runs")
+    (key,), lineage = inputs_of(edit_node("edit=overlay_bank", NO_LANDMARKS), table, "runs")
     training = table.select(split="train")
     assert key == f"bank:{training.key}"
     assert set(lineage.rows["sha256"]) == set(training.rows["sha256"])
     assert not lineage.touched(table.select(split="test"))
+
+
+def test_models_of_faces_count_by_their_content(table, tmp_path):
+    """A folder of detectors that has moved changes nothing; other content in its place does."""
+    pytest.importorskip("ai_edge_litert")
+
+    def inputs(folder, content):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "face_detection_back.tflite").write_bytes(content)
+        edit = edit_node("edit=overlay", f"edit.editor.analyse.blazeface='{tmp_path / folder}'")
+        return inputs_of(edit, table, "runs")[0], without_places(edit)
+
+    first = inputs("here", b"one")
+    assert inputs("moved", b"one") == first
+    assert inputs("here", b"two") != first
+
+
+def test_a_finished_run_is_found_without_its_editor(table, tmp_path, monkeypatch):
+    """A bank decodes hundreds of photographs: not to find what is done."""
+    words = (f"table='{table.root}'", "edit=overlay_bank", NO_LANDMARKS, f"runs_dir={tmp_path}", "num_workers=1")
+    config = composed("balance", *words, "balance.targets={severe: 4, very_severe: null}")
+    run = balance(config)
+    monkeypatch.setattr("acne_lab.edit.bank.LesionBank.__init__", lambda *args, **kwargs: 1 / 0)
+    assert balance(config).path == run.path
+
+
+def test_refined_edits_are_the_same_of_any_number_of_processes(table, tmp_path):
+    torch.manual_seed(0)
+    network = Inpainter(width=4, num_down=2, num_blocks=1)
+    torch.nn.init.normal_(network.leave.weight, std=5.0)  # of one that has learned
+    save_refiner(tmp_path / "some.safetensors", network, window=64)
+    words = (f"table='{table.root}'", "edit=refined", f"edit.refiner={tmp_path / 'some.safetensors'}", NO_LANDMARKS)
+    tables = []
+    for num_workers in (1, 2):
+        runs = (f"runs_dir={tmp_path / str(num_workers)}", f"num_workers={num_workers}")
+        run = balance(composed("balance", *words, *runs, "balance.targets={severe: 5, very_severe: null}"))
+        tables.append(ImageTable.read(run.path))
+    one, two = (added.rows.set_index("file_name")["sha256"].to_dict() for added in tables)
+    assert one == two and len(one) == 2
+    assert not Lineage.read(tables[0].root).known  # of weights that come from nowhere
 
 
 @pytest.mark.parametrize("edit", ["overlay", "overlay_bank"])

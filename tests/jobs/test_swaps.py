@@ -8,8 +8,8 @@ from PIL import Image
 from tiny import composed, tiny_weights
 
 from acne_lab.data.toy import ToyFaces
-from acne_lab.jobs.edits import make_editor
-from acne_lab.jobs.swaps import make_swap
+from acne_lab.jobs.edits import inputs_of, make_editor
+from acne_lab.jobs.swaps import find_swap, make_swap
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def gans(tmp_path_factory):
 
 
 def test_both_models_draw_the_projection(gans, tmp_path):
-    swap, keys, lineage = make_swap(gans, str(tmp_path), num_steps=3)
+    swap, keys, lineage = find_swap(gans, str(tmp_path), num_steps=3)
     crop = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
     base, severe = swap(crop, "severe", 0)
     assert base.shape == severe.shape == (16, 16, 3) and base.dtype == np.uint8
@@ -36,7 +36,7 @@ def test_both_models_draw_the_projection(gans, tmp_path):
 
 
 def test_equal_models_draw_the_same(gans, tmp_path):
-    swap, *_ = make_swap({**gans, "severe": gans["base"]}, str(tmp_path), num_steps=2)
+    swap = make_swap({**gans, "severe": gans["base"]}, str(tmp_path), num_steps=2)
     base, severe = swap(np.zeros((16, 16, 3), dtype=np.uint8), "severe", 0)
     assert np.abs(base.astype(int) - severe).max() <= 1
 
@@ -59,7 +59,7 @@ def test_the_shipped_config_edits_a_drawn_face(gans, tmp_path):
     photo = np.asarray(Image.open(tmp_path / name).convert("RGB"))
     words = (f"edit.gans={{base: '{gans['base']}', severe: '{gans['severe']}'}}", "edit.projection.num_steps=2")
     config = composed("balance", "table=x", "edit=severity_swap", *words, "edit.editor.analyse.landmarks=false")
-    editor, keys, _ = make_editor(config["edit"], None, str(tmp_path))
+    editor, (keys, _) = (make(config["edit"], None, str(tmp_path)) for make in (make_editor, inputs_of))
     edit = editor(photo, boxes=None, num_added=9, severity="severe", seed=0)
     assert edit.lesions_added is None and edit.mask.any()
     assert (edit.image[~edit.mask] == photo[~edit.mask]).all()

@@ -367,6 +367,15 @@ def test_unknown_parents_are_refused_or_noted(generated, toy_runs, tmp_path):
         train(composed("train", *words))
 
 
+def test_where_nobody_told_who_is_who_no_leak_is_claimed(toy_runs, tmp_path):
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.assign(subject=table.rows["file_name"])
+    files = as_table(tmp_path / "files", rows, table, people_known=False)
+    words = ("experiment=grader", "data=table", f"data.root={files.root}", "data.resolution=32", *TINY_GRADER)
+    run = train(composed("train", *words, f"runs_dir={tmp_path}"))
+    assert run.metrics["lineage"]["leaked_share"] is None
+
+
 def backbone_weights(path, seed=0):
     torch.manual_seed(seed)
     path.parent.mkdir(parents=True, exist_ok=True)

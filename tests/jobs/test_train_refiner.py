@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,10 +20,10 @@ from acne_lab.data.table import ImageTable
 from acne_lab.edit import patches
 from acne_lab.edit.weights import REFINER_FILE
 from acne_lab.jobs.prepare import prepare
-from acne_lab.jobs.refiners import load_refiner
+from acne_lab.jobs.refiners import find_refiner, load_refiner
 from acne_lab.jobs.train import train
 from acne_lab.jobs.train_refiner import compare, patches_of
-from acne_lab.runs import REFINER, find_run
+from acne_lab.runs import REFINER, find_run, run_key
 
 DATA = (*TOY, *(word for word in TINY_REFINER if word.startswith("data.")))
 WORDS = ("experiment=refiner", *TOY, *TINY_REFINER)
@@ -43,7 +45,7 @@ def test_a_run_is_complete(run, toy_runs):
 
 
 def test_it_is_found_by_name_with_its_lineage(run, toy_runs):
-    refiner, key, lineage = load_refiner("refiner", toy_runs)
+    refiner, (path, key, lineage) = (look("refiner", toy_runs) for look in (load_refiner, find_refiner))
     assert (key, refiner.window) == (run.key, 32)
     table = ImageTable.read(prepare(composed("prepare", *DATA, f"runs_dir={toy_runs}")).path)
     assert lineage.known
@@ -52,8 +54,8 @@ def test_it_is_found_by_name_with_its_lineage(run, toy_runs):
     photo, mask = np.full((40, 40, 3), 150, np.uint8), np.zeros((40, 40), bool)
     mask[10:20, 10:20] = True
     same = load_refiner(str(run.path / REFINER_FILE), toy_runs)
-    assert (refiner(photo, photo, mask, 0) == same[0](photo, photo, mask, 0)).all()
-    assert same[1:2] == (run.key,)
+    assert (refiner(photo, photo, mask, 0) == same(photo, photo, mask, 0)).all()
+    assert find_refiner(str(run.path / REFINER_FILE), toy_runs)[:2] == (path, run.key)
     assert find_run("refiner", toy_runs, holds=REFINER).path == run.path
 
 
@@ -89,8 +91,8 @@ def test_with_the_perceptual_loss_of_the_packaged_network(toy_runs):
 def test_edits_are_refined(run, toy_runs, name):
     """Every edit of conf/edit that takes a refiner, on a plain skin."""
     edit = composed(f"edit/{name}", f"edit.refiner={run.path}", "edit.editor.analyse.landmarks=false")["edit"]
-    refine, _, _ = load_refiner(edit["refiner"], toy_runs)
-    torch.nn.init.normal_(refine.network.leave.weight, std=0.1)  # of a run that has learned more
+    refine = load_refiner(edit["refiner"], toy_runs)
+    torch.nn.init.normal_(refine.network.leave.weight, std=5.0)  # of a run that has learned more
     photo = np.random.default_rng(0).normal((200, 150, 130), 2, (128, 128, 3)).clip(0, 255).astype(np.uint8)
     added = {"boxes": np.zeros((0, 4)), "num_added": 5, "severity": "mild", "seed": 0}
     bare = build(edit["editor"])(photo, **added)
@@ -104,7 +106,7 @@ def test_edits_are_refined(run, toy_runs, name):
 def test_a_copied_file_has_no_known_lineage(run, toy_runs, tmp_path):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes((run.path / REFINER_FILE).read_bytes())
-    _, key, lineage = load_refiner(str(copy), toy_runs)
+    _, key, lineage = find_refiner(str(copy), toy_runs)
     assert len(key) == 16 and not lineage.known
     with pytest.raises(ValueError, match="there is no run nothing"):
         load_refiner("nothing", toy_runs)
@@ -126,6 +128,32 @@ def test_only_training_photographs_are_learned_from(toy_runs, monkeypatch):
     num_train = split.count("train")
     assert split[:num_train] == ["train"] * num_train and num_train == len(table.select(split="train"))
     assert set(split[num_train:]) == {"val"}
+
+
+def test_what_cannot_change_a_refiner_is_not_in_its_key(run):
+    """Photographs keep their size, so data.resolution changes nothing; the detectors see the slope of the skin."""
+    config = run.config
+    smaller = config | {"data": config["data"] | {"resolution": 16}}
+    assert run_key(config, ["t", "mtcnn"]) == run_key(smaller, ["t", "mtcnn"])
+    assert run_key(config | {"task": "gan"}, ["t"]) != run_key(smaller | {"task": "gan"}, ["t"])
+
+
+def test_other_detectors_make_another_refiner(run, toy_runs, monkeypatch):
+    """Faces are looked for where they can be: what was trained without is not what is trained with them."""
+    keys = []
+    for fingerprint in ("mtcnn", "mtcnn,dlib_hog"):
+        finder = SimpleNamespace(fingerprint=fingerprint)
+        monkeypatch.setattr(
+            "acne_lab.jobs.train_refiner.Analyser", lambda landmarks, f=finder: SimpleNamespace(finder=f)
+        )
+        monkeypatch.setattr("acne_lab.jobs.train_refiner.start_job", lambda config: keys.append(1) or stop())
+        with pytest.raises(KeyboardInterrupt):
+            train(composed("train", *WORDS, f"runs_dir={toy_runs}", "name=detected"))
+    assert len(list((toy_runs / "train").glob("detected-*"))) == len(keys) == 2
+
+
+def stop():
+    raise KeyboardInterrupt
 
 
 def test_edited_rows_are_not_learned_from(toy_runs, tmp_path):
@@ -207,3 +235,16 @@ main()
     [checkpoint] = tmp_path.glob("train/*/checkpoints/last.ckpt")
     assert torch.load(checkpoint, weights_only=True)["refiner"]["images_seen"] == 8
     assert_same(train(composed("train", *WORDS, cache, f"runs_dir={tmp_path}")), run)
+
+
+def test_a_refiner_of_held_out_people_is_refused_before_it_trains(toy_runs, tmp_path):
+    """A training photograph is, byte by byte, one of the validation."""
+    table = ImageTable.read(prepare(composed("prepare", *TOY, f"runs_dir={toy_runs}")).path)
+    rows = table.rows.copy()
+    first = rows.groupby("split").head(1).set_index("split")["sha256"]
+    rows["sha256"] = rows["sha256"].replace(first["val"], first["train"])
+    replace(table, root=tmp_path, rows=rows).write()
+    words = (*(word for word in TINY_REFINER if "source" not in word and "split" not in word), f"data.root={tmp_path}")
+    with pytest.raises(ValueError, match=r"this refiner has seen(?s:.*)\(val\)"):
+        train(composed("train", "experiment=refiner", "data=table", *words, f"runs_dir={tmp_path}"))
+    assert not list(tmp_path.glob("train/*-*"))

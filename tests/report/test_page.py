@@ -249,6 +249,7 @@ def test_the_page_says_whom_the_graders_have_seen(tmp_path):
         ("fold 0", {"known": True, "protocol": "official", "leaked_share": 0.159}),
         ("fold 1", {"known": True, "protocol": "official", "leaked_share": 0.162}),
         ("supplement", {"known": False, "protocol": "official", "leaked_share": 0.159}),
+        ("files", {"known": True, "protocol": None, "leaked_share": None}),
     ):
         path = writer.grader(arm, skill=0.6) / "metrics.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "lineage": lineage}))
@@ -256,6 +257,7 @@ def test_the_page_says_whom_the_graders_have_seen(tmp_path):
     said = " ".join(reading(read_study(study_dir, writer.runs_dir)))
     assert "15.9 % to 16.2 % of the test images show a person whom the graders have seen" in said
     assert "(allow_unknown_parents=true): “supplement”." in said
+    assert "Nobody has told who is on the photographs" in said and "have seen is not known: “files”." in said
     assert "whom the graders have seen" in Page(write_report(study_dir, writer.runs_dir).read_text()).text
 
 
