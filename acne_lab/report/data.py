@@ -117,7 +117,7 @@ def has_data_report(run_dir: Path, *, contact_sheet: bool) -> bool:
 
 
 def data_lines(table: ImageTable) -> list[str]:
-    """What the job that made the table prints, and the page begins with: at most five lines."""
+    """What the job that made the table prints, each time it is asked, and the page begins with: at most six lines."""
     rows = table.rows
     lines = [_headline(table)]
     if table.classes:
@@ -134,9 +134,25 @@ def data_lines(table: ImageTable) -> list[str]:
     ]
     if found:
         lines.append("found: " + ", ".join(found))
+    if leak := table.report.get("leak"):
+        lines.append(_leak_line(leak.values(), by_face=bool(table.report.get("faces"))))
     if table.report.get("unknown_parents"):
         lines.append("unknown parents: nobody has listed whose photographs these are or descend from")
     return lines
+
+
+def _leak_line(folds: Iterable[Mapping], *, by_face: bool) -> str:
+    """What the official folds share between train and test, on average; people, if nobody compared faces, by copies."""
+    folds = list(folds)
+
+    def percent(key: str) -> str:
+        return f"{100 * np.mean([fold[key] for fold in folds]):.1f} %"
+
+    known = "" if by_face else ", as far as copies show it"
+    return (
+        f"official folds as released: {percent('share_of_known_people')} of the test photographs show a person of the "
+        f"trainval file{known}, {percent('share_of_copies')} are a copy from there"
+    )
 
 
 def reading(table: ImageTable) -> list[str]:

@@ -61,8 +61,8 @@ FINDINGS = {
     ],
     "conflicts": [{"file_name": "levle1_<b>7</b>.jpg", "severities": ["mild", "moderate"]}],
     "leak": {
-        "fold_0": {"test_images": 292, "with_a_person_of_training": 61, "share": 0.2089},
-        "fold_1": {"test_images": 291, "with_a_person_of_training": 58, "share": 0.1993},
+        "fold_0": {"test_images": 292, "share_of_known_people": 0.2089, "share_of_copies": 0.01},
+        "fold_1": {"test_images": 291, "share_of_known_people": 0.1911, "share_of_copies": 0.02},
     },
     "faces": {"photographs": 1457, "found": 1389, "share_found": 0.9533, "blazeface_back": 1340, "dlib_hog": 49},
     "subjects": {"num_subjects": 684, "value": 0.9312, "calibrated": True, "model": "dlib"},
@@ -97,6 +97,10 @@ def test_everything_that_is_known_has_a_section(rich, page):
     for text in ("mild 35, moderate 44, severe 15, very_severe 11", "train 71, val 13, test 21 (protocol subject)"):
         assert text in page.text
     assert "found: 50 duplicates, 1 conflict, 1 file left out" in page.text
+    known = "official folds as released: 20.0 % of the test photographs show a person of the trainval file"
+    assert f"{known}, 1.5 % are a copy from there" in page.text
+    unseen = replace(rich, report={**rich.report, "faces": {}})
+    assert f"{known}, as far as copies show it, 1.5 % are" in " ".join(data_lines(unseen))
     assert "and 10 more" in page.text  # of the 50 duplicates
     for text in ("levle0_0.jpg", "same as", "1,389", "blazeface back", "fold 0", "20.9 %", "95.3 %", "threshold"):
         assert text in page.text
