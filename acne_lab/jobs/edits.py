@@ -17,10 +17,10 @@ from tqdm import tqdm
 from acne_lab.build import build
 from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import BOX_COLUMNS, ImageTable
+from acne_lab.data.workers import ended, start_workers
 from acne_lab.edit.encoding import suffix_like
 from acne_lab.edit.plan import bands_of
 from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, limited_threads, take_editor
-from acne_lab.jobs.pool import ended, start_workers
 from acne_lab.runs import JOURNAL, Run, write_text
 
 UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from acne_lab.jobs.pool import ended, start_workers
+from acne_lab.data.workers import ended, start_workers
 
 FORMATS = {  # what Pillow is told for each suffix
     "png": {"format": "PNG", "compress_level": 1},

@@ -19,6 +19,11 @@ def test_results_come_in_the_order_of_the_jobs(num_workers):
     assert list(in_order(abs, list(range(-40, 0)), num_workers)) == list(range(40, 0, -1))
 
 
+def test_a_process_that_is_ended_is_said_and_what_to_do():
+    with pytest.raises(ChildProcessError, match=r"was ended from outside.*repeat the command"):
+        list(in_order(os._exit, [1] * 4, 2))
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_of_a_killed_process_end():
     process = subprocess.Popen([sys.executable, "-c", SLEEPERS])
