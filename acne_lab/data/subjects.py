@@ -68,7 +68,7 @@ class People:
     """Args:
     labels: int [N], equal for photographs of one person.
     confidence: float [N]: 1 by the face; 0.75 by the face, with a threshold that is not of this data; 0.5 no
-        face, by the similarity of the whole picture to another; 0.25 no face, similar to no other.
+        face, by the similarity of the whole picture to another; 0.25 no face, similar to no other; 0 nobody looked.
     report: numbers for the table's report.
     """
 
