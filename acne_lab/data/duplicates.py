@@ -102,10 +102,13 @@ def copies_of_best(links: Sequence[tuple[int, int]], order: Sequence[int]) -> li
     for first, second in links:
         linked[first].add(second)
         linked[second].add(first)
+    rank = {position: number for number, position in enumerate(order)}
     groups, taken = [], set()
     for best in order:
-        others = [position for position in order if position in linked[best] - taken] if linked[best] else []
-        if best not in taken and others:
+        if best in taken or best not in linked:
+            continue
+        others = sorted(linked[best] - taken, key=rank.__getitem__)
+        if others:
             groups.append([best, *others])
             taken |= {best, *others}
     return groups

@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pytest
@@ -107,3 +108,12 @@ def test_the_best_copy_stays_and_links_of_links_are_no_copies():
     assert copies_of_best([(3, 2), (2, 1), (1, 0)], order) == [[3, 2], [1, 0]]  # a burst: each like the next
     assert copies_of_best([], order) == []
     assert connected(6, [(0, 3), (3, 5), (1, 2)]).tolist() == [0, 1, 1, 0, 2, 0]
+
+
+def test_a_large_set_of_pairs_is_grouped_at_once():
+    """Forty thousand photographs in pairs: looking through all of them for each pair would take minutes."""
+    num = 40_000
+    start = time.process_time()
+    groups = copies_of_best([(k, k + 1) for k in range(0, num, 2)], range(num))
+    assert groups == [[k, k + 1] for k in range(0, num, 2)]
+    assert time.process_time() - start < 5
