@@ -293,7 +293,7 @@ class Acne04:
         )
         by_content = rows.groupby("sha256").indices.values()
         copies = [(int(group[0]), int(other)) for group in by_content for other in group[1:]]
-        same = copies + [link[:2] for link in links]
+        same = copies + links
         groups = copies_of_best(same, by_quality(sizes, [one.num_bytes for one in examined], names))
 
         people = self._people(names, examined, same)

@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from acne_lab.data.archive import unpack
+from acne_lab.data.archive import unpack_all
 from acne_lab.data.collect import Collected, Problem, hash_each, hash_of
 from acne_lab.data.figshare import API, Unavailable, article_files, download
 from acne_lab.data.photo import IMAGE_SUFFIXES
@@ -98,11 +98,7 @@ class AcneGan:
         """
         if download:
             self._download(self.root / self.name)
-        unpacked: set[Path] = set()
-        while archives := set(self._files({".zip"})) - unpacked:  # archives may hold archives
-            for archive in sorted(archives):
-                unpack(archive, archive.with_suffix(""))
-            unpacked |= archives
+        unpack_all(lambda: self._files({".zip"}))
 
     @cached_property
     def classes(self) -> tuple[str, ...]:

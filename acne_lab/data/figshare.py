@@ -113,7 +113,9 @@ def article_files(article: int, *, api: str = API, patience: Patience = PATIENT)
         answer = patience(lambda url=url: _read(url))
         try:
             files = {int(entry["id"]): _remote_file(entry, api) for entry in json.loads(answer)}
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        except Unavailable:
+            raise
+        except (ValueError, TypeError, KeyError) as error:  # no JSON, or a number that is none
             raise Unavailable(f"{url} does not answer as figshare's API does ({error!r})") from error
         is_last = len(files) < _PAGE_SIZE or not files.keys() - listed.keys()  # a server may not know pages
         listed |= files

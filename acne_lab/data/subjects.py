@@ -68,7 +68,7 @@ class People:
     """Args:
     labels: int [N], equal for photographs of one person.
     confidence: float [N]: 1 by the face; 0.75 by the face, with a threshold that is not of this data; 0.5 no
-        face, by the similarity of the whole picture to another; 0.25 no face, similar to no other.
+        face, by the similarity of the whole picture to another; 0.25 no face, similar to no other; 0 nobody looked.
     report: numbers for the table's report.
     """
 
@@ -259,17 +259,21 @@ def _nearest_pictures(faceless: list[int], thumbnails: np.ndarray) -> tuple[list
     Only the nearest: a picture without a face must not join two people.
     """
     _, threshold, directions = link_similar(layout(thumbnails), uncalibrated=UNCALIBRATED["whole image"])
-    similarities = directions[faceless] @ directions.T
-    similarities[np.arange(len(faceless)), faceless] = -np.inf
-    nearest = similarities.argmax(axis=1)
-    alike = similarities.max(axis=1) >= threshold.value
-    return [(faceless[row], int(nearest[row])) for row in np.flatnonzero(alike)], threshold
+    links = []
+    for start in range(0, len(faceless), _BLOCK):
+        block = faceless[start : start + _BLOCK]
+        similarities = directions[block] @ directions.T
+        similarities[np.arange(len(block)), block] = -np.inf
+        nearest, alike = similarities.argmax(axis=1), similarities.max(axis=1) >= threshold.value
+        links += [(block[row], int(nearest[row])) for row in np.flatnonzero(alike)]
+    return links, threshold
 
 
 def layout(thumbnails: np.ndarray) -> np.ndarray:
     """What pictures uint8 [N, 48, 48, 3] look like from afar, without their mean colour: float [N, 432] of length 1."""
     num, side = len(thumbnails), thumbnails.shape[1] // LAYOUT_SIDE
-    blocks = thumbnails.astype(float).reshape(num, LAYOUT_SIDE, side, LAYOUT_SIDE, side, 3).mean(axis=(2, 4))
+    # The mean of integers adds up in float64 and makes no copy of all of them.
+    blocks = thumbnails.reshape(num, LAYOUT_SIDE, side, LAYOUT_SIDE, side, 3).mean(axis=(2, 4))
     flat = (blocks - blocks.mean(axis=(1, 2), keepdims=True)).reshape(num, -1)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
 

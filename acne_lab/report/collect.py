@@ -20,6 +20,8 @@ from acne_lab.metrics.statistics import Estimate, t_interval
 
 # A slash that begins a word and another one after it: /home/ann/photos/1.jpg, not loss/G, not https://host/page.
 _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w./~…-]))/(?:[^\s/'\",:;()\[\]{}]+/)+([^\s/'\",:;()\[\]{}]*)")
+# C:\photos\1.jpg and \\server\share\1.jpg, also as YAML and JSON write them, with each backslash twice.
+_WINDOWS_PATH = re.compile(r"(?:\b[A-Za-z]:[\\/]+|\\\\+)(?:[^\s\\/'\",:;()\[\]{}]+[\\/]+)*([^\s\\/'\",:;()\[\]{}]*)")
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def without_machine_paths(text: str, runs_dir: Path) -> str:
     A report is mailed around: where somebody keeps patients' photographs is nobody else's business.
     """
     text = text.replace(str(runs_dir.resolve()), "runs").replace(str(runs_dir.absolute()), "runs")
-    return _ABSOLUTE_PATH.sub(r"…/\1", text)
+    return _ABSOLUTE_PATH.sub(r"…/\1", _WINDOWS_PATH.sub(r"…/\1", text))
 
 
 def init_from(config: dict) -> str | None:

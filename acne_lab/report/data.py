@@ -263,8 +263,16 @@ def _without_paths(table: ImageTable, run_dir: Path) -> ImageTable:
     def shortened(text: str) -> str:
         return without_machine_paths(text.replace(images, "…"), runs_dir)
 
+    def each(value: object) -> object:
+        """Every text of a report as it is, and not as JSON writes it: there Windows' paths have two backslashes."""
+        if isinstance(value, Mapping):
+            return {each(key): each(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [each(item) for item in value]
+        return shortened(value) if isinstance(value, str) else value
+
     rows = table.rows.assign(parent=[shortened(parent) for parent in table.rows["parent"]])
-    return replace(table, rows=rows, report=json.loads(shortened(json.dumps(table.report, ensure_ascii=False))))
+    return replace(table, rows=rows, report=each(table.report))
 
 
 def _headline(table: ImageTable) -> str:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from acne_lab.data.archive import unpack
+from acne_lab.data.archive import unpack, unpack_all
 
 
 def packed(path, entries):
@@ -110,3 +110,49 @@ def test_damage_leaves_nothing(tmp_path, damage):
         unpack(archive, tmp_path / "set")
     assert visible(tmp_path) == ["set.zip"]
     assert not list(tmp_path.glob(".*unpacking"))
+
+
+@pytest.mark.parametrize("name", ["./", ".", "", "/."])
+def test_an_entry_for_the_folder_itself_is_nothing(tmp_path, name):
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    if name.startswith("/"):
+        with pytest.raises(ValueError, match="would lie outside"):
+            unpack(packed(tmp_path / "set.zip", [(info, "")]), tmp_path / "set")
+        return
+    folder = unpack(packed(tmp_path / "set.zip", [(info, ""), ("1.png", "x")]), tmp_path / "set")
+    assert [path.name for path in folder.iterdir()] == ["1.png"]
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_a_file_that_is_a_folder_too_is_damage(tmp_path, names):
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        unpack(packed(tmp_path / "set.zip", [(name, "x") for name in names]), tmp_path / "set")
+    assert visible(tmp_path) == ["set.zip"]
+
+
+def test_spoilt_lzma_is_damage(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("1.png", bytes(range(256)) * 50)
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[44:60] = b"\xff" * 16
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        unpack(tmp_path / "set.zip", tmp_path / "set")
+
+
+def test_zip_files_in_zip_files_have_one_limit_and_an_end(tmp_path):
+    inner = packed(tmp_path / "inner.zip", [("zeros", bytes(1_000_000))])
+    root = tmp_path / "root"
+    root.mkdir()
+    packed(root / "set.zip", [(f"{k}.zip", inner.read_bytes()) for k in range(3)])
+    with pytest.raises(ValueError, match="more than"):
+        unpack_all(lambda: root.rglob("*.zip"), max_bytes=2_500_000)
+    nested = inner
+    for level in range(3):
+        nested = packed(tmp_path / f"{level}.zip", [("in.zip", nested.read_bytes())])
+    deep = tmp_path / "deep"
+    deep.mkdir()
+    nested.rename(deep / "set.zip")
+    with pytest.raises(ValueError, match="lies in more than 3 zip files"):
+        unpack_all(lambda: deep.rglob("*.zip"))

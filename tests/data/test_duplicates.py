@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pytest
@@ -55,8 +56,7 @@ def jpeg(image, quality):
 )
 def test_copies_are_found_and_nothing_else(faces, change):
     links = links_of([*faces, *map(change, faces)])
-    assert {link[:2] for link in links} == {(i, i + len(faces)) for i in range(len(faces))}
-    assert all(link.bits <= MAX_BITS and link.correlation >= 0.985 for link in links)
+    assert set(links) == {(i, i + len(faces)) for i in range(len(faces))}
 
 
 def test_what_only_looks_alike_is_not_a_copy(faces):
@@ -82,7 +82,7 @@ def test_no_pair_within_two_bits_is_missed(pairs):
     """The bands must give all candidates that a comparison of all pairs would."""
     hashes = [value for value, _ in pairs] + [value ^ sum(1 << bit for bit in bits) for value, bits in pairs]
     picture = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
-    found = {link[:2] for link in near_duplicates(hashes, [picture] * len(hashes), [(4, 4)] * len(hashes))}
+    found = set(near_duplicates(hashes, [picture] * len(hashes), [(4, 4)] * len(hashes)))
     every = {
         (i, j)
         for i in range(len(hashes))
@@ -97,7 +97,7 @@ def test_twenty_thousand_hashes_are_compared_in_seconds():
     hashes = rng.integers(0, 2**63, 20_000).tolist()
     hashes[777] = hashes[19_000] ^ 0b101
     picture = rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)
-    assert [link[:2] for link in near_duplicates(hashes, [picture] * 20_000, [(4, 4)] * 20_000)] == [(777, 19_000)]
+    assert near_duplicates(hashes, [picture] * 20_000, [(4, 4)] * 20_000) == [(777, 19_000)]
 
 
 def test_the_best_copy_stays_and_links_of_links_are_no_copies():
@@ -108,3 +108,12 @@ def test_the_best_copy_stays_and_links_of_links_are_no_copies():
     assert copies_of_best([(3, 2), (2, 1), (1, 0)], order) == [[3, 2], [1, 0]]  # a burst: each like the next
     assert copies_of_best([], order) == []
     assert connected(6, [(0, 3), (3, 5), (1, 2)]).tolist() == [0, 1, 1, 0, 2, 0]
+
+
+def test_a_large_set_of_pairs_is_grouped_at_once():
+    """Forty thousand photographs in pairs: looking through all of them for each pair would take minutes."""
+    num = 40_000
+    start = time.process_time()
+    groups = copies_of_best([(k, k + 1) for k in range(0, num, 2)], range(num))
+    assert groups == [[k, k + 1] for k in range(0, num, 2)]
+    assert time.process_time() - start < 5

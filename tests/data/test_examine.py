@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from types import MappingProxyType
+from pathlib import Path
 
 import numpy as np
 import pytest
+from finds_faces import FindsFaces
 from PIL import Image
 
 from acne_lab.data.examine import Examiner, examine
-from acne_lab.data.faces import Face
 
 NUM = 16
 
@@ -32,13 +32,16 @@ def digests_of(paths):
     return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
-def look(paths, cache_dir, num_workers=0):
-    return examine(paths, digests_of(paths), Examiner(), cache_dir=cache_dir, num_workers=num_workers)
+def look(paths, cache_dir, num_workers=0, stub=None):
+    examiner = Examiner(finder=stub, embedder=stub)
+    return examine(paths, digests_of(paths), examiner, cache_dir=cache_dir, num_workers=num_workers)
 
 
 def same(a, b):
-    return (a.size, a.num_bytes, a.hash, a.detector) == (b.size, b.num_bytes, b.hash, b.detector) and np.array_equal(
-        a.thumbnail, b.thumbnail
+    plain = ("size", "orientation", "num_bytes", "hash", "detector", "angle")
+    arrays = ("thumbnail", "identity", "mirrored")
+    return all(getattr(a, name) == getattr(b, name) for name in plain) and all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays
     )
 
 
@@ -46,17 +49,22 @@ COMMAND = """
 import hashlib, sys
 from pathlib import Path
 from acne_lab.data.examine import Examiner, examine
+from finds_faces import FindsFaces
 
 paths = sorted(Path(sys.argv[1]).iterdir())
 digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-examine(paths, digests, Examiner(), cache_dir=sys.argv[2], num_workers=0)
+stub = FindsFaces() if sys.argv[3] == "faces" else None
+examine(paths, digests, Examiner(finder=stub, embedder=stub), cache_dir=sys.argv[2], num_workers=0)
 """
 
 
-def test_a_killed_examination_goes_on(photographs, tmp_path):
+@pytest.mark.parametrize("stub", [None, FindsFaces()], ids=["whole", "faces"])
+def test_a_killed_examination_goes_on(photographs, tmp_path, stub):
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(photographs[0].parent), str(killed)])
-    folder = killed / Examiner().version
+    words = [str(photographs[0].parent), str(killed), "faces" if stub else "whole"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, *words], env={**os.environ, "PYTHONPATH": path})
+    folder = killed / Examiner(finder=stub, embedder=stub).version
     for _ in range(2000):
         if folder.is_dir() and len(list(folder.glob("[!.]*.npz"))) >= 4:
             break
@@ -65,9 +73,10 @@ def test_a_killed_examination_goes_on(photographs, tmp_path):
     assert process.wait() == -signal.SIGKILL
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.npz")}
     assert 4 <= len(kept) < NUM
-    results = look(photographs, killed)
+    results = look(photographs, killed, stub=stub)
+    assert all((one.identity is not None) == (stub is not None) for one in results)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # none was looked at again
-    assert all(same(a, b) for a, b in zip(results, look(photographs, tmp_path / "whole")))
+    assert all(same(a, b) for a, b in zip(results, look(photographs, tmp_path / "whole", stub=stub)))
 
 
 def test_damaged_files_of_the_cache_are_made_again(photographs, tmp_path):
@@ -107,26 +116,6 @@ def test_an_examiner_needs_both_or_neither():
         Examiner(embedder=object())
 
 
-class FindsFaces:
-    """A finder and an embedder at once, picklable: the face is all of the photograph, the person its mean colour."""
-
-    blazeface_files = MappingProxyType({})
-    detectors = ("stub",)
-    model = "dlib"
-
-    def __init__(self, identity=None, fails=False):
-        self.identity, self.fails = identity, fails
-
-    def __call__(self, photo, face=None):
-        if face is None:
-            height, width = photo.shape[:2]
-            return Face((0, 0, width, height), np.random.default_rng(0).uniform(0, 200, (68, 2)), 1.0, "stub")
-        if self.fails:
-            raise ValueError("the network's input has another name")
-        mean = photo.mean(axis=(0, 1))
-        return (mean / np.linalg.norm(mean)).astype(np.float32) if self.identity is None else np.array(self.identity)
-
-
 @pytest.mark.parametrize("identity", [[np.nan, 0.5, 0.5], [np.inf, 0, 0]])
 def test_a_face_without_a_finite_identity_is_none(photographs, tmp_path, identity):
     """One of them would make every similarity of the set nan."""
@@ -146,3 +135,11 @@ def test_what_fails_with_a_face_is_no_unreadable_photograph(photographs, tmp_pat
             cache_dir=tmp_path,
             num_workers=0,
         )
+
+
+def test_another_version_of_what_finds_faces_looks_again(monkeypatch):
+    stub = FindsFaces()
+    before = Examiner(finder=stub, embedder=stub).version, Examiner().version
+    monkeypatch.setattr("acne_lab.data.examine.metadata.version", lambda name: "99")
+    after = Examiner(finder=stub, embedder=stub).version, Examiner().version
+    assert before[0] != after[0] and before[1] == after[1]

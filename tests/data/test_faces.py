@@ -150,6 +150,45 @@ def test_wrong_arguments(tmp_path):
             FaceFinder(blazeface=str(tmp_path / "x.tflite"))
 
 
+class StubInterpreter:
+    """A BlazeFace that has seen one face: the network's numbers, by its paper, and nothing of the picture."""
+
+    def __init__(self, side, answers):
+        self.side, self.answers = side, answers  # anchor -> (logit, dx, dy, width, height), the last four in px
+
+    def get_input_details(self):
+        return [{"index": 0, "shape": np.array([1, self.side, self.side, 3])}]
+
+    def get_output_details(self):
+        return [{"index": 1}, {"index": 2}]  # regressors, then scores
+
+    def set_tensor(self, index, pixels):
+        self.pixels = pixels
+
+    def invoke(self):
+        pass
+
+    def get_tensor(self, index):
+        out = np.full((1, 896, 1), -100.0, np.float32) if index == 2 else np.zeros((1, 896, 16), np.float32)
+        for anchor, (logit, *box) in self.answers.items():
+            out[0, anchor] = logit if index == 2 else [*box, *[0] * 12]
+        return out
+
+
+def test_blazeface_numbers_become_boxes_of_the_photograph(monkeypatch):
+    """On a wide photograph of 200 x 100 px the network of 128 px sees a square of 200, 50 px above and below it."""
+    # Anchor 2 * (16 * 5 + 7) is at the centre of cell (7, 5) of 16: (60, 44) px. Moved by (4, 20), it is the centre.
+    anchor = 2 * (16 * 5 + 7)
+    stub = StubInterpreter(128, {anchor: (2.0, 4.0, 20.0, 32.0, 16.0), 800: (-1.0, 0, 0, 50, 50)})
+    monkeypatch.setattr(faces, "_litert", lambda path: stub)
+    photo = np.full((100, 200, 3), 255, np.uint8)
+    ((box, score),) = faces.blazeface_detections(photo, "model", min_score=0.5)
+    np.testing.assert_allclose(box, [75, 37.5, 125, 62.5])
+    assert score == pytest.approx(1 / (1 + np.exp(-2)))
+    assert stub.pixels.shape == (1, 128, 128, 3)
+    assert stub.pixels.max() == 1  # white, of [-1, 1]
+
+
 def test_a_missing_blazeface_names_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(faces, "_packaged_tflite", lambda: None)
     if faces.faces_available():

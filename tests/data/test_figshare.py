@@ -159,6 +159,13 @@ def test_a_list_that_cannot_be_trusted_is_refused(figshare, said, message):
         the_file(figshare)
 
 
+@pytest.mark.parametrize("wrong", [{"id": "abc"}, {"size": "many"}, {"size": None}])
+def test_an_answer_with_a_wrong_number_is_no_answer_of_figshare(figshare, wrong):
+    figshare.listed = {"mild.zip": wrong}
+    with pytest.raises(Unavailable, match="does not answer as figshare's API does"):
+        the_file(figshare)
+
+
 def test_local_files_are_no_web_addresses(figshare, tmp_path):
     with pytest.raises(Unavailable, match="no web address"):
         fetch(figshare, tmp_path, urls=("file:///etc/hostname",))

@@ -1,11 +1,14 @@
 """People from simulated identities: who they are is known here."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from acne_lab.data import subjects
 from acne_lab.data.subjects import (
     ALONE,
     BY_FACE,
@@ -184,3 +187,18 @@ def test_mirrored_photographs_check_the_threshold():
     assert report["mirrored_recognised"] == 1
     strangers = [identities[(i + 50) % len(who)] for i in range(len(who))]
     assert grouped(identities, mirrored=strangers).report["mirrored_recognised"] < 0.1
+
+
+def test_photographs_without_a_face_are_compared_in_blocks(monkeypatch):
+    """The matrix of all of them would be gigabytes; the neighbours are the same."""
+    pictures = np.random.default_rng(0).integers(0, 256, (300, 48, 48, 3), dtype=np.uint8)
+    pictures[1::2] = pictures[::2] // 2 + 50  # each twice, once darker
+    whole, _ = subjects._nearest_pictures(list(range(300)), pictures)
+    assert {(0, 1), (1, 0)} < set(whole)
+    monkeypatch.setattr(subjects, "_BLOCK", 7)
+    tracemalloc.start()
+    again, _ = subjects._nearest_pictures(list(range(300)), pictures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert again == whole
+    assert peak < 4 * pictures.nbytes  # a copy in float64 alone is eight times as large
