@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from acne_lab.build import run_logger
-from acne_lab.data.acne04_layout import write_acne04
+from acne_lab.data.acne04_layout import fold_of, write_acne04
 from acne_lab.data.lineage import Lineage, check_table
 from acne_lab.data.supplement import Supplement, read_supplement
 from acne_lab.data.table import ImageTable
@@ -75,6 +76,8 @@ def make_rows(config: dict, table: ImageTable) -> Run | None:
             "Choose balance=acnedit, generated, severity_swap or supplement"
         )
     check_table(table)
+    if config["layout"] == "acne04":
+        require_counts(config, table)
     return {"edit": edited_run, "generate": generated_run, "supplement": supplement_run}[kind](config, table)
 
 
@@ -110,6 +113,7 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
                 boxes=edited_boxes(run, table, made, outcomes),
             )
             finish(run, config, written, Lineage.merged(Lineage.of(parents), lineage), {"num_skipped": len(skipped)})
+    if config["layout"] == "acne04":  # of a run that is done: what goes wrong there leaves the images as they are
         lay_out(run, config, table, learned_from=lineage)
     return run
 
@@ -155,7 +159,6 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
             sha256 = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in rows["file_name"]]
             rows = rows.assign(split="train", sha256=sha256)
             finish(run, config, ImageTable(root=folder, rows=rows, classes=table.classes), lineage, {})
-        lay_out(run, config, table, learned_from=lineage)
     return run
 
 
@@ -175,8 +178,23 @@ def supplement_run(config: dict, table: ImageTable) -> Run | None:
             added = read_supplement(supplement.images_root, table, run.path / "table")
             finish(run, config, added, Lineage(known=False), {})
         relink_images(run.path / "table", supplement)
-        lay_out(run, config, table, learned_from=Lineage(known=False))
     return run
+
+
+def require_counts(config: dict, table: ImageTable) -> None:
+    """ValueError, before hours of work, if layout=acne04 asks for lists of images whose lesions nobody has counted."""
+    kind, uncounted = config["balance"]["kind"], int(table.rows["lesions"].isna().sum())
+    if kind != "edit" or config["edit"].get("gans"):
+        what = f"balance={config['balance']['name']} adds images that have none"
+    elif uncounted:
+        what = f"{uncounted} of {table.root} have none"
+    else:
+        fold_of(table, config["folds"])  # it knows which there are
+        return
+    raise ValueError(
+        f"ACNE04's lists have a lesion count for every image, and {what}: use the table itself (layout=table), or "
+        "edits that count (balance=acnedit)"
+    )
 
 
 # ---- what the kinds share ----------------------------------------------------------------------------------
@@ -218,10 +236,10 @@ def finish(run: Run, config: dict, written: ImageTable, lineage: Lineage, metric
 
 
 def lay_out(run: Run, config: dict, table: ImageTable, *, learned_from: Lineage) -> None:
-    """With layout=acne04, put the table and the added rows together as ACNE04 is laid out, for other people's code."""
-    if config["layout"] == "acne04":
-        folder = run.path / "acne04"
-        options = {"folds": config["folds"], "copy": config["copy"], "learned_from": learned_from}
+    """Put the table and the added rows together as ACNE04 is laid out, for other people's code."""
+    folder = run.path / "acne04"
+    options = {"folds": config["folds"], "copy": config["copy"], "learned_from": learned_from}
+    with FileLock(run.path / ".acne04.lock"):
         numbers = write_acne04(folder, table, ImageTable.read(run.path), **options)
-        shown = ", ".join(f"{n} in trainval_{fold}" for fold, n in numbers.items())
-        print(f"{folder}: added images: {shown}", flush=True)
+    shown = ", ".join(f"{n} in trainval_{fold}" for fold, n in numbers.items())
+    print(f"{folder}: added images: {shown}", flush=True)

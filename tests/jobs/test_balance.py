@@ -291,8 +291,42 @@ def test_generated(severe_gan, table, tmp_path):
     )
     with pytest.raises(ValueError, match="wants more very_severe images, and nothing may be made into them"):
         balance(composed("balance", *given))
-    with pytest.raises(ValueError, match="lists have a lesion count for every image, and 5 of these have none"):
-        balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "layout=acne04"))
+
+
+def test_no_lists_of_images_without_counts(severe_gan, fill, table, tmp_path):
+    """layout=acne04 is refused before anything is drawn, and what is drawn stays if its layout fails."""
+    runs_dir = tmp_path / "runs"
+    words = (f"table='{table.root}'", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}")
+    words += ("balance.targets={severe: 25, very_severe: null}", "layout=acne04", f"runs_dir={runs_dir}")
+    with pytest.raises(ValueError, match="lesion count for every image, and balance=generated adds images that have"):
+        balance(composed("balance", *words))
+    swap = ("balance=severity_swap", "edit.gans={base: x, severe: y}", "layout=acne04", f"runs_dir={runs_dir}")
+    with pytest.raises(ValueError, match="balance=severity_swap adds images that have none"):
+        balance(composed("balance", f"table='{table.root}'", *swap))
+    with pytest.raises(ValueError, match="folds must be official or subject"):
+        fill("layout=acne04", "folds=some")
+    assert not list(runs_dir.glob("balance/*-*"))
+    with pytest.raises(ValueError, match="13 of these have none"):
+        fill("layout=acne04", uncounted=True)
+    (folder,) = runs_dir.glob("balance/*-*")
+    assert Run(folder).done and len(ImageTable.read(folder)) == NUM_EDITS
+
+
+def test_generated_images_outlive_an_error(severe_gan, table, tmp_path, monkeypatch):
+    """Of a memory that ran short, for one: the repetition draws what is missing."""
+    words = (f"table='{table.root}'", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}")
+    words += ("balance.targets={severe: 22, very_severe: null}", "num_workers=1", f"runs_dir={tmp_path}")
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="memory is too small"):
+        patched.setattr(ImageTable, "write", lambda self: stop_for_memory())
+        balance(composed("balance", *words))
+    images = {path: path.stat().st_mtime_ns for path in tmp_path.glob("balance/*/table/images/*/*.png")}
+    assert len(images) == 2
+    run = balance(composed("balance", *words))
+    assert run.done and {path: path.stat().st_mtime_ns for path in images} == images
+
+
+def stop_for_memory():
+    raise ValueError("the GPU's memory is too small")
 
 
 def test_generated_images_are_no_jpegs(severe_gan, table, tmp_path):
