@@ -23,6 +23,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.jobs.balance import added_rows, balance, make_rows
 from acne_lab.jobs.edit_photo import Task, edit_photo
 from acne_lab.jobs.prepare import prepare
+from acne_lab.jobs.study import expand, in_order
 from acne_lab.jobs.train import train
 from acne_lab.runs import Run, find_table
 
@@ -403,6 +404,21 @@ def test_permuted_labels(grader, table):
     assert added_rows(grader("balance=none"), table) is None
     with pytest.raises(ValueError, match="balance=oversample adds none"):
         added_rows(grader("balance=oversample", "balance.only=true"), table)
+
+
+def test_the_null_of_the_study_has_labels_that_say_nothing():
+    """Dealt among two severities alone, labels would still tell these from the others."""
+    plan = composed("study", "study=acne04_balancing")["study"]
+    stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), [0]))
+    nodes = {}
+    for stage in ("permuted_0", "synthetic_images"):
+        words = [re.sub(r"@\w+", "x", word) for word in stages[stage]["overrides"] if not word.startswith("data=")]
+        verb = stages[stage]["job"]
+        nodes[stage] = composed(verb, *words, *(["data=toy"] if verb == "train" else []))["balance"]
+    null = nodes["permuted_0"]
+    assert null.pop("permute_labels") and not nodes["synthetic_images"].pop("permute_labels")
+    assert null == nodes["synthetic_images"]  # a run of its own makes them, evenly
+    assert (null["targets"], null["count"], null["budget"]) == (None, "none", plan["synthetic"])
 
 
 def test_a_grader_is_not_tested_on_parents(grader, toy_runs, tmp_path, table):
