@@ -26,6 +26,7 @@ from acne_lab.jobs.edits import (
     inputs_of,
     make_editor,
     make_edits,
+    realised_text,
     skipped_edits,
     without_places,
 )
@@ -105,8 +106,11 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
             made = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" not in outcome)]
             skipped = skipped_edits(plan, outcomes)
             write_text(run.path / "skipped.csv", skipped.to_csv(index=False))
+            realised = realised_text(plan, outcomes)
+            print(realised, flush=True)
             parents = table.only(table.rows["file_name"].isin(made["file_name"]))
-            report = {"population": table.report.get("population", ""), "notes": text.splitlines()}
+            notes = [*text.splitlines(), *realised.splitlines()]
+            report = {"population": table.report.get("population", ""), "notes": notes}
             written = ImageTable(
                 root=run.path / "table",
                 rows=edited_rows(run, table, made, outcomes, name=edit["name"]),
