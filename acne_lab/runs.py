@@ -170,12 +170,19 @@ def open_run(config: dict, *, job: str, inputs: Sequence[str] = ()) -> Iterator[
         try:
             yield run
         except ValueError:  # the user's input is wrong: leave nothing behind but the work of hours
-            if not (run.last_checkpoint or any((run.path / name).exists() for name in ("metrics.csv", JOURNAL))):
+            if not _has_work(run):
                 shutil.rmtree(run.path)
             raise
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         seconds = time.perf_counter() - started
         write_text(run.path / "DONE", json.dumps({"finished": finished, "seconds": round(seconds, 1)}) + "\n")
+
+
+def _has_work(run: Run) -> bool:
+    """Whether it holds what took its time: a checkpoint, a curve, pieces that a journal names, or images of its own."""
+    images = run.path / "table" / "images"  # or a link to the user's
+    is_made = not images.is_symlink() and any(path.is_file() for path in images.rglob("*.*"))
+    return bool(run.last_checkpoint or is_made or any((run.path / name).exists() for name in ("metrics.csv", JOURNAL)))
 
 
 def _folder_of(folder: Path, name: str, key: str) -> Path:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from acne_lab.build import run_logger
-from acne_lab.data.acne04_layout import write_acne04
+from acne_lab.data.acne04_layout import fold_of, write_acne04
 from acne_lab.data.lineage import Lineage, check_table, require_held_out
 from acne_lab.data.supplement import Supplement, read_supplement
 from acne_lab.data.table import ImageTable
@@ -25,6 +26,7 @@ from acne_lab.jobs.edits import (
     inputs_of,
     make_editor,
     make_edits,
+    realised_text,
     skipped_edits,
     without_places,
 )
@@ -44,7 +46,9 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     """The rows that `config["balance"]` adds to the training rows of `table`; None: it adds none.
 
     The run that holds them is made first, or found made. `balance.permute_labels` deals their severities anew among
-    them, as a null arm: the same images, the same counts, and nothing to learn from.
+    them, as a null arm: the same images, the same counts. These labels say nothing if every severity has as many of the
+    images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say truly
+    that an image is of one of the two.
     """
     if config["balance"]["kind"] == "none":
         if config["balance"]["only"]:
@@ -75,6 +79,8 @@ def make_rows(config: dict, table: ImageTable) -> Run | None:
             "Choose balance=acnedit, generated, severity_swap or supplement"
         )
     check_table(table)
+    if config["layout"] == "acne04":
+        require_counts(config, table)
     return {"edit": edited_run, "generate": generated_run, "supplement": supplement_run}[kind](config, table)
 
 
@@ -101,7 +107,10 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
             made = plan.loc[sorted(i for i, outcome in outcomes.items() if "skipped" not in outcome)]
             skipped = skipped_edits(plan, outcomes)
             write_text(run.path / "skipped.csv", skipped.to_csv(index=False))
-            report = {"population": table.report.get("population", ""), "notes": text.splitlines()}
+            realised = realised_text(plan, outcomes)
+            print(realised, flush=True)
+            notes = [*text.splitlines(), *realised.splitlines()]
+            report = {"population": table.report.get("population", ""), "notes": notes}
             written = ImageTable(
                 root=run.path / "table",
                 rows=edited_rows(run, table, made, outcomes, name=edit["name"]),
@@ -114,6 +123,7 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
         else:  # more may be known of its ancestors than when it was made
             written = ImageTable.read(run.path)
             Lineage.merged(Lineage.of(parents_of(written, table)), lineage).write(written.root)
+    if config["layout"] == "acne04":  # of a run that is done: what goes wrong there leaves the images as they are
         lay_out(run, config, table, learned_from=lineage)
     return run
 
@@ -167,7 +177,6 @@ def generated_run(config: dict, table: ImageTable) -> Run | None:
             finish(run, config, ImageTable(root=folder, rows=rows, classes=table.classes), lineage, {})
         else:
             lineage.write(run.path / "table")
-        lay_out(run, config, table, learned_from=lineage)
     return run
 
 
@@ -187,8 +196,23 @@ def supplement_run(config: dict, table: ImageTable) -> Run | None:
             added = read_supplement(supplement.images_root, table, run.path / "table")
             finish(run, config, added, Lineage(known=False), {})
         relink_images(run.path / "table", supplement)
-        lay_out(run, config, table, learned_from=Lineage(known=False))
     return run
+
+
+def require_counts(config: dict, table: ImageTable) -> None:
+    """ValueError, before hours of work, if layout=acne04 asks for lists of images whose lesions nobody has counted."""
+    kind, uncounted = config["balance"]["kind"], int(table.rows["lesions"].isna().sum())
+    if kind != "edit" or config["edit"].get("gans"):
+        what = f"balance={config['balance']['name']} adds images that have none"
+    elif uncounted:
+        what = f"{uncounted} of {table.root} have none"
+    else:
+        fold_of(table, config["folds"])  # it knows which there are
+        return
+    raise ValueError(
+        f"ACNE04's lists have a lesion count for every image, and {what}: use the table itself (layout=table), or "
+        "edits that count (balance=acnedit)"
+    )
 
 
 # ---- what the kinds share ----------------------------------------------------------------------------------
@@ -230,10 +254,10 @@ def finish(run: Run, config: dict, written: ImageTable, lineage: Lineage, metric
 
 
 def lay_out(run: Run, config: dict, table: ImageTable, *, learned_from: Lineage) -> None:
-    """With layout=acne04, put the table and the added rows together as ACNE04 is laid out, for other people's code."""
-    if config["layout"] == "acne04":
-        folder = run.path / "acne04"
-        options = {"folds": config["folds"], "copy": config["copy"], "learned_from": learned_from}
+    """Put the table and the added rows together as ACNE04 is laid out, for other people's code."""
+    folder = run.path / "acne04"
+    options = {"folds": config["folds"], "copy": config["copy"], "learned_from": learned_from}
+    with FileLock(run.path / ".acne04.lock"):
         numbers = write_acne04(folder, table, ImageTable.read(run.path), **options)
-        shown = ", ".join(f"{n} in trainval_{fold}" for fold, n in numbers.items())
-        print(f"{folder}: added images: {shown}", flush=True)
+    shown = ", ".join(f"{n} in trainval_{fold}" for fold, n in numbers.items())
+    print(f"{folder}: added images: {shown}", flush=True)

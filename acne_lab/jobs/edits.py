@@ -24,6 +24,7 @@ from acne_lab.jobs.edit_photo import Task, edit_photo, edit_with_own_editor, lim
 from acne_lab.runs import JOURNAL, Run, write_text
 
 UNREFINED = ("overlay", "overlay_bank")  # edits without a network, by what column `edit` calls them
+MANY_SKIPPED = 0.1  # share of the edits that were tried
 
 
 def inputs_of(edit: dict, table: ImageTable, runs_dir: str) -> tuple[list[str], Lineage]:
@@ -108,7 +109,7 @@ def image_name(run: Run, table: ImageTable, severity: str, number: int, suffix: 
 def make_edits(run: Run, table: ImageTable, plan: pd.DataFrame, editor: Callable, config: dict) -> dict[int, dict]:
     """Make the edits of a plan that the run's journal does not have yet; every outcome by its place in the plan.
 
-    Where an edit is skipped, the next spare of its severity takes its place. Which are tried depends on no timing.
+    Where an edit is skipped, a spare takes its place (`next_candidates`). Which are tried depends on no timing.
 
     Raises:
         ValueError: there are not enough spares.
@@ -140,23 +141,39 @@ def make_edits(run: Run, table: ImageTable, plan: pd.DataFrame, editor: Callable
 
 
 def next_candidates(plan: pd.DataFrame, outcomes: dict[int, dict]) -> list[int]:
-    """For each severity the first edits of the plan that were not tried, as many as it still lacks."""
-    skipped = {i for i, outcome in outcomes.items() if "skipped" in outcome}
-    lacking = plan.loc[~plan["is_spare"], "severity"].value_counts()
-    lacking -= plan.loc[sorted(set(outcomes) - skipped), "severity"].value_counts().reindex(lacking.index, fill_value=0)
-    untried = plan.drop(index=list(outcomes))
-    return untried.index[untried.groupby("severity").cumcount() < untried["severity"].map(lacking)].tolist()
+    """The edits that come next: those of the plan, then, for each that was skipped, a spare.
+
+    A spare has the severity and, where one is left, the skin tone of what it stands for; among these the next in turn.
+    What stands for what follows from the outcomes alone, in whatever order they came.
+    """
+    tones, found = plan["tone"].to_dict(), []
+    for _, group in plan.groupby("severity", sort=False):
+        spares = group.index[group["is_spare"]].tolist()
+        planned = group.index[~group["is_spare"]].tolist()
+        while planned and all(i in outcomes for i in planned):
+            skipped, planned = [i for i in planned if "skipped" in outcomes[i]], []
+            for i in skipped[: len(spares)]:
+                alike = [spare for spare in spares if tones[spare] == tones[i]]
+                planned.append((alike or spares)[0])
+                spares.remove(planned[-1])
+        found += [i for i in planned if i not in outcomes]
+    return sorted(found)
 
 
 def task_of(
     run: Run, table: ImageTable, candidate: int, edit: pd.Series, boxes: dict[str, pd.DataFrame] | None
 ) -> Task:
-    """The task of a row of the plan; `boxes` are those of each photograph that has any, None if nobody knows them."""
+    """The task of a row of the plan.
+
+    `boxes` are those of each photograph that has any, None if nobody knows them. A photograph whose lesions were
+    counted and not boxed has some that nobody knows: the editor looks for them, and draws none on top.
+    """
     image = Path(image_name(run, table, edit["severity"], candidate, suffix_like(edit["file_name"])))
     known = None
-    if boxes is not None:
-        found = boxes.get(edit["file_name"])
-        known = np.zeros((0, 4), np.float32) if found is None else found[list(BOX_COLUMNS[1:])].to_numpy(np.float32)
+    if boxes is not None and edit["file_name"] in boxes:
+        known = boxes[edit["file_name"]][list(BOX_COLUMNS[1:])].to_numpy(np.float32)
+    elif boxes is not None and edit["lesions_before"] == 0:
+        known = np.zeros((0, 4), np.float32)
     return Task(
         candidate=candidate,
         photo=table.root / edit["file_name"],
@@ -219,6 +236,26 @@ def require_all(plan: pd.DataFrame, outcomes: dict[int, dict]) -> None:
             + "; ".join(f"{reason} ({number})" for reason, number in reasons)
             + ". Lower balance.targets or allow more edits of a photograph (balance.max_per_source)"
         )
+
+
+def realised_text(plan: pd.DataFrame, outcomes: dict[int, dict]) -> str:
+    """How far the edits that were made are those that were planned, as lines for a terminal."""
+    num_skipped = sum("skipped" in outcome for outcome in outcomes.values())
+    share = num_skipped / len(outcomes)
+    lines = [f"{num_skipped} of {len(outcomes)} edits that were tried were skipped ({share:.0%})"]
+    if num_skipped:
+        both = plan[~plan["is_spare"]], plan.loc[[i for i, outcome in outcomes.items() if "skipped" not in outcome]]
+        people, tones = [], []
+        for edits in both:
+            people.append(edits["subject"].where(edits["subject"] != "", edits["file_name"]).nunique())
+            counts = edits["tone"].replace("", "unknown").value_counts().sort_index()
+            tones.append(", ".join(f"{tone}: {n}" for tone, n in counts.items()))
+        lines.append(f"people: {people[0]} planned, {people[1]} edited")
+        if (plan["tone"] != "").any():
+            lines.append(f"skin tones: planned {tones[0]}; edited {tones[1]}")
+    if share > MANY_SKIPPED:
+        lines.append("many were skipped: who is edited is not who was planned; skipped.csv has the reasons")
+    return "\n".join(lines)
 
 
 def edited_rows(

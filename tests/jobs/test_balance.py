@@ -23,6 +23,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.jobs.balance import added_rows, balance, make_rows
 from acne_lab.jobs.edit_photo import Task, edit_photo
 from acne_lab.jobs.prepare import prepare
+from acne_lab.jobs.study import expand, in_order
 from acne_lab.jobs.train import train
 from acne_lab.runs import Run, find_table
 
@@ -291,8 +292,42 @@ def test_generated(severe_gan, table, tmp_path):
     )
     with pytest.raises(ValueError, match="wants more very_severe images, and nothing may be made into them"):
         balance(composed("balance", *given))
-    with pytest.raises(ValueError, match="lists have a lesion count for every image, and 5 of these have none"):
-        balance(composed("balance", *given, "balance.targets={severe: 25, very_severe: null}", "layout=acne04"))
+
+
+def test_no_lists_of_images_without_counts(severe_gan, fill, table, tmp_path):
+    """layout=acne04 is refused before anything is drawn, and what is drawn stays if its layout fails."""
+    runs_dir = tmp_path / "runs"
+    words = (f"table='{table.root}'", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}")
+    words += ("balance.targets={severe: 25, very_severe: null}", "layout=acne04", f"runs_dir={runs_dir}")
+    with pytest.raises(ValueError, match="lesion count for every image, and balance=generated adds images that have"):
+        balance(composed("balance", *words))
+    swap = ("balance=severity_swap", "edit.gans={base: x, severe: y}", "layout=acne04", f"runs_dir={runs_dir}")
+    with pytest.raises(ValueError, match="balance=severity_swap adds images that have none"):
+        balance(composed("balance", f"table='{table.root}'", *swap))
+    with pytest.raises(ValueError, match="folds must be official or subject"):
+        fill("layout=acne04", "folds=some")
+    assert not list(runs_dir.glob("balance/*-*"))
+    with pytest.raises(ValueError, match="13 of these have none"):
+        fill("layout=acne04", uncounted=True)
+    (folder,) = runs_dir.glob("balance/*-*")
+    assert Run(folder).done and len(ImageTable.read(folder)) == NUM_EDITS
+
+
+def test_generated_images_outlive_an_error(severe_gan, table, tmp_path, monkeypatch):
+    """Of a memory that ran short, for one: the repetition draws what is missing."""
+    words = (f"table='{table.root}'", "balance=generated", f"balance.run={{severe: '{severe_gan.path}'}}")
+    words += ("balance.targets={severe: 22, very_severe: null}", "num_workers=1", f"runs_dir={tmp_path}")
+    with monkeypatch.context() as patched, pytest.raises(ValueError, match="memory is too small"):
+        patched.setattr(ImageTable, "write", lambda self: stop_for_memory())
+        balance(composed("balance", *words))
+    images = {path: path.stat().st_mtime_ns for path in tmp_path.glob("balance/*/table/images/*/*.png")}
+    assert len(images) == 2
+    run = balance(composed("balance", *words))
+    assert run.done and {path: path.stat().st_mtime_ns for path in images} == images
+
+
+def stop_for_memory():
+    raise ValueError("the GPU's memory is too small")
 
 
 def test_gans_that_know_who_is_held_out_are_refused_before_they_draw(severe_gan, table, tmp_path):
@@ -401,6 +436,21 @@ def test_permuted_labels(grader, table):
     assert added_rows(grader("balance=none"), table) is None
     with pytest.raises(ValueError, match="balance=oversample adds none"):
         added_rows(grader("balance=oversample", "balance.only=true"), table)
+
+
+def test_the_null_of_the_study_has_labels_that_say_nothing():
+    """Dealt among two severities alone, labels would still tell these from the others."""
+    plan = composed("study", "study=acne04_balancing")["study"]
+    stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), [0]))
+    nodes = {}
+    for stage in ("permuted_0", "synthetic_images"):
+        words = [re.sub(r"@\w+", "x", word) for word in stages[stage]["overrides"] if not word.startswith("data=")]
+        verb = stages[stage]["job"]
+        nodes[stage] = composed(verb, *words, *(["data=toy"] if verb == "train" else []))["balance"]
+    null = nodes["permuted_0"]
+    assert null.pop("permute_labels") and not nodes["synthetic_images"].pop("permute_labels")
+    assert null == nodes["synthetic_images"]  # a run of its own makes them, evenly
+    assert (null["targets"], null["count"], null["budget"]) == (None, "none", plan["synthetic"])
 
 
 def test_a_grader_is_not_tested_on_parents(grader, toy_runs, tmp_path, table):

@@ -18,7 +18,15 @@ from acne_lab.edit.networks import Inpainter
 from acne_lab.edit.plan import plan_edits
 from acne_lab.edit.weights import save_refiner
 from acne_lab.jobs.balance import balance
-from acne_lab.jobs.edits import edited_rows, inputs_of, make_editor, without_places
+from acne_lab.jobs.edits import (
+    edited_rows,
+    inputs_of,
+    make_editor,
+    next_candidates,
+    realised_text,
+    task_of,
+    without_places,
+)
 from acne_lab.jobs.prepare import prepare
 from acne_lab.runs import Run
 
@@ -81,6 +89,45 @@ def test_models_of_faces_count_by_their_content(table, tmp_path):
     first = inputs("here", b"one")
     assert inputs("moved", b"one") == first
     assert inputs("here", b"two") != first
+
+
+def test_lesions_that_were_counted_and_not_boxed_are_looked_for(table, tmp_path):
+    """Of a photograph with lesions but without boxes nobody knows where they are; of one without lesions, everybody."""
+    rows = table.rows.set_index("file_name")["lesions"]
+    boxed = dict(list(table.boxes.groupby("file_name")))
+    (name, none) = (rows[rows > 0].index[0], "images/clear.png")
+    run = Run(tmp_path / "some-0123456789")
+    edit = {"severity": "severe", "num_added": 9, "seed": 1}
+
+    def boxes(file_name, lesions, known):
+        return task_of(
+            run, table, 0, pd.Series({**edit, "file_name": file_name, "lesions_before": lesions}), known
+        ).boxes
+
+    assert len(boxes(name, rows[name], boxed)) == rows[name]
+    assert boxes(name, rows[name], {}) is None
+    assert boxes(none, 0, boxed).shape == (0, 4)
+    assert boxes(none, 0, None) is None
+
+
+def test_spares_are_like_those_they_stand_for():
+    """Of the same skin tone where one is left, whatever came back first."""
+    tones = ["I", "VI", "I", "I", "I", "VI"]
+    plan = pd.DataFrame({"severity": "severe", "is_spare": [False] * 3 + [True] * 3, "tone": tones})
+    plan = plan.assign(subject=list("abcdef"), file_name=list("abcdef"))
+    made, skipped = {}, {"skipped": "no skin found"}
+    assert next_candidates(plan, {}) == [0, 1, 2]
+    assert next_candidates(plan, {1: skipped}) == [0, 2]  # a killed run: spares come when all were tried
+    assert next_candidates(plan, {0: made, 1: skipped, 2: made}) == [5]
+    assert next_candidates(plan, {2: made, 1: skipped, 0: skipped}) == [3, 5]
+    last = {0: made, 1: skipped, 2: made, 5: skipped}
+    assert next_candidates(plan, last) == [3]
+    assert next_candidates(plan, {**last, 3: made}) == []
+    text = realised_text(plan, {**last, 3: made})
+    assert "2 of 5 edits that were tried were skipped (40%)" in text
+    assert "people: 3 planned, 3 edited" in text and "planned I: 2, VI: 1; edited I: 3" in text
+    assert "many were skipped" in text
+    assert realised_text(plan, {0: made, 1: made, 2: made}) == "0 of 3 edits that were tried were skipped (0%)"
 
 
 def test_a_finished_run_is_found_without_its_editor(table, tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
         "oversampled": {"toy": num_train},
         "edited": {"toy": num_train, "edited": 4},
         "generated": {"toy": num_train, "generated": 4},
-        "permuted": {"toy": num_train, "generated": 4},
+        "permuted": {"toy": num_train, "generated": 32},
         "generated_only": {"generated": 32},
     }
     for arm, sources in expected.items():
