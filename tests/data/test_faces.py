@@ -119,6 +119,13 @@ def test_a_large_photograph_is_measured_in_its_own_pixels(portrait, face):
 
 
 @needs_extra
+def test_a_small_photograph_is_enlarged_for_the_detectors(portrait, face):
+    small = np.asarray(Image.fromarray(portrait).crop((120, 20, 340, 240)).resize((64, 64), Image.Resampling.BOX))
+    found = FaceFinder(detectors=["dlib_hog"])(small)
+    np.testing.assert_allclose(found.landmarks * (220 / 64) + [120, 20], face.landmarks, atol=12)
+
+
+@needs_extra
 def test_no_face_is_none_and_finders_travel_between_processes(portrait):
     names = [name for name in AVAILABLE if name != "dlib_cnn"]
     finder = pickle.loads(pickle.dumps(FaceFinder(detectors=names, blazeface=BLAZEFACE)))
