@@ -18,7 +18,7 @@ def table_of(root: Path) -> ImageTable:
     """Three skins of 128 px; one has two lesions, one none, one a lesion in the corner."""
     rng, rows, boxes = np.random.default_rng(0), [], []
     y, x = np.mgrid[:128, :128]
-    flush = 6 * np.sin(x / 15) * np.cos(y / 20)  # no skin is as even as a wall
+    flush = 4 * np.sin(x / 15) * np.cos(y / 20)  # no skin is as even as a wall
     for name, lesions in LESIONS.items():
         photo = SKIN + rng.normal(0, 2, (128, 128, 1)) - 0.1 * x[..., None] + flush[..., None] * [1, -1, -1]
         for x0, y0, x1, y1 in lesions:
