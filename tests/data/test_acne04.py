@@ -472,3 +472,14 @@ def test_fingerprint_covers_photographs_labels_and_boxes(release, photo):
     (release.annotations / name_of(0)).with_suffix(".xml").write_text("<annotation/>")
     seen.append(fingerprint())
     assert len(set(seen)) == 4
+
+
+def test_published_counts_are_those_with_duplicates_kept(release):
+    """What balance=acnedit adds is counted from them: a copy that is dropped is one edit more."""
+    shutil.copy(release.images / name_of(2), release.images / name_of(6))
+    counts = {}
+    for duplicates in ("keep", "drop"):
+        counts[duplicates] = release.build(duplicates=duplicates).rows["severity"].value_counts().to_dict()
+        shutil.rmtree(release.root / "table")
+    assert counts["keep"] == dict.fromkeys(CLASSES, 15)
+    assert counts["drop"] == counts["keep"] | {"severe": 14}
