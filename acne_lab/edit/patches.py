@@ -20,7 +20,7 @@ from tqdm import tqdm
 from acne_lab.data.faces import Face
 from acne_lab.data.photo import read_photo
 from acne_lab.data.table import BadData, ImageTable
-from acne_lab.data.toy import in_order
+from acne_lab.data.workers import in_order
 from acne_lab.edit.face import Analyser, Analysis, Tone
 from acne_lab.edit.heal import REACH, ellipses, healed
 from acne_lab.edit.lesions import ProceduralLesion, ProceduralLesions

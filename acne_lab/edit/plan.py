@@ -33,7 +33,6 @@ COLUMNS = (
     "seed",
 )
 MOST_LESIONS = 65  # of an ACNE04 photograph: the end of the open band where no photograph of the table says otherwise
-ITA_CLASSES = (-30, 10, 28, 41, 55)  # degrees between dark, brown, tan, intermediate, light, very light (Chardon 1991)
 
 
 def bands_of(classes: Sequence[str]) -> dict[str, tuple[int, int | None]]:
@@ -214,12 +213,8 @@ def plan_edits(
 
 
 def tone_of(row: pd.Series) -> str:
-    """A photograph's stratum: its `skin_tone`, or the class of its individual typology angle; "" where unknown."""
-    if pd.notna(row.get("skin_tone")):
-        return str(row["skin_tone"])
-    if pd.notna(row.get("ita")):
-        return f"ITA {np.searchsorted(ITA_CLASSES, row['ita'])}"
-    return ""
+    """A photograph's stratum: its `skin_tone`; "" where unknown."""
+    return str(row["skin_tone"]) if pd.notna(row.get("skin_tone")) else ""
 
 
 def _counts_to_draw(photos: pd.DataFrame, severity: str, band: tuple[int, int | None]) -> np.ndarray:
