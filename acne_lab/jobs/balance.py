@@ -18,6 +18,7 @@ from acne_lab.data.acne04_layout import fold_of, write_acne04
 from acne_lab.data.lineage import Lineage, check_table, require_held_out
 from acne_lab.data.supplement import Supplement, read_supplement
 from acne_lab.data.table import ImageTable
+from acne_lab.edit.editor import VERSION
 from acne_lab.edit.plan import bands_of, class_counts, deficits, fillable_classes, plan_edits, plan_text
 from acne_lab.jobs.edits import (
     edited_boxes,
@@ -99,7 +100,7 @@ def edited_run(config: dict, table: ImageTable) -> Run | None:
     edit = config["edit"]
     keys, lineage = inputs_of(edit, table, config["runs_dir"])
     require_held_out(lineage, table, what=f"the editor (edit={edit['name']})")
-    inputs = [table.key, digest([plan.to_csv(), without_places(edit)]), *keys]
+    inputs = [table.key, digest([VERSION, plan.to_csv(), without_places(edit)]), *keys]
     with open_run(noted(config, table), job="balance", inputs=inputs) as run:
         if not run.done:
             print(text, flush=True)
