@@ -384,6 +384,12 @@ class Acne04:
                     else ", which is the literature's: too few photographs or people to learn one from"
                 ),
             ]
+            if 2 * people["largest"] > people["num_photographs"]:
+                notes.append(
+                    f"{people['largest']} of {people['num_photographs']} photographs show one person: so it is, or "
+                    "these faces cannot be told apart, and a split by person says nothing (data.subjects=files takes "
+                    "each photograph for a person's only one, data.identity=FILE.onnx compares by another network)"
+                )
         known = "" if self.subjects == "faces" else ", as far as copies show it"
         for fold, leak in enumerate(report["leak"].values()):
             notes.append(

@@ -11,6 +11,7 @@ from acne_lab.data import acne04, faces
 from acne_lab.data.acne04 import Acne04
 from acne_lab.data.collect import build_table
 from acne_lab.data.lineage import Lineage
+from acne_lab.data.subjects import People
 from acne_lab.data.table import BadData, ImageTable
 
 CLASSES = ["mild", "moderate", "severe", "very_severe"]
@@ -276,7 +277,18 @@ def test_one_person_on_several_photographs(release, monkeypatch):
     people = [table.report["leak"][f"fold_{fold}"]["with_a_person_of_trainval"] for fold in range(5)]
     assert people[0] >= 1 and people[2] >= 1 and people[3] >= 1
     assert any(note.startswith("a face was found on 3 of 60") for note in table.report["notes"])
+    assert not any("show one person" in note for note in table.report["notes"])
     json.dumps(table.report)
+
+
+@needs_faces
+def test_faces_that_cannot_be_told_apart_are_said(release, monkeypatch):
+    numbers = {"num_photographs": NUM, "num_subjects": 1, "largest": NUM, "threshold": 0.91, "calibrated": False}
+    everybody = People(np.zeros(NUM, int), np.full(NUM, 0.75), numbers)
+    monkeypatch.setattr(acne04, "group_people", lambda *_, **__: everybody)
+    monkeypatch.setattr(faces, "available_detectors", lambda blazeface=None: ("dlib_hog",))
+    notes = release.build(subjects="faces").report["notes"]
+    assert any(note.startswith(f"{NUM} of {NUM} photographs show one person") for note in notes)
 
 
 def test_without_the_extra_the_ways_out_are_named(release, monkeypatch):
