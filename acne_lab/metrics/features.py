@@ -13,11 +13,11 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import VGG16_Weights
 
 
-class StageFeatures(nn.Module):
-    """The feature maps of a timm network at each of its resolutions, with unit length over the channels.
+class _Features(nn.Module):
+    """A trained network, and images as it has learned to see them.
 
     Args:
-        backbone: a timm network that has `forward_intermediates`.
+        backbone: a timm network; those of stages and patches must have `forward_intermediates`.
         mean: of its training images, a number a channel, for pixels in [0, 1].
         std: likewise.
     """
@@ -28,48 +28,39 @@ class StageFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [-1, 1] -> what the backbone takes."""
+        return (images / 2 + 0.5 - self.mean) / self.std
+
+
+class StageFeatures(_Features):
+    """The feature maps of a timm network at each of its resolutions, with unit length over the channels."""
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> [N, C_i, H_i, W_i] of each stage, finest first."""
-        pixels = (images / 2 + 0.5 - self.mean) / self.std
-        return [F.normalize(x, dim=1) for x in self.backbone.forward_intermediates(pixels, intermediates_only=True)]
+        maps = self.backbone.forward_intermediates(self.normalised(images), intermediates_only=True)
+        return [F.normalize(x, dim=1) for x in maps]
 
 
-class PooledFeatures(nn.Module):
+class PooledFeatures(_Features):
     """What a timm network says of a whole image, [N, C]: its features before the classifier.
 
     Args:
-        backbone: a timm network.
-        mean: of its training images, a number a channel, for pixels in [0, 1].
-        std: likewise.
         side: images are resized to this many pixels.
     """
 
     def __init__(self, backbone: nn.Module, *, mean: Sequence[float], std: Sequence[float], side: int) -> None:
-        super().__init__()
-        self.backbone, self.side = backbone.eval().requires_grad_(False), side
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+        super().__init__(backbone, mean=mean, std=std)
+        self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, 1 | 3 | 4, H, W] in [-1, 1] -> [N, C]."""
-        pixels = (resized(as_rgb(images), self.side) / 2 + 0.5 - self.mean) / self.std
+        pixels = self.normalised(resized(as_rgb(images), self.side))
         return self.backbone.forward_head(self.backbone.forward_features(pixels), pre_logits=True)
 
 
-class PatchFeatures(nn.Module):
-    """What a timm network says of a patch: of what is on it, and of its texture.
-
-    Args:
-        backbone: a timm network that has `forward_intermediates`.
-        mean: of its training images, a number a channel, for pixels in [0, 1].
-        std: likewise.
-    """
-
-    def __init__(self, backbone: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.backbone = backbone.eval().requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(std)[:, None, None])
+class PatchFeatures(_Features):
+    """What a timm network says of a patch: of what is on it, and of its texture."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[N, 3, H, W] in [-1, 1] -> (content [N, C] before the classifier, texture [N, 2 sum of C_i]).
@@ -77,8 +68,7 @@ class PatchFeatures(nn.Module):
         Texture is mean and standard deviation over positions of every stage's maps: grain, blur and edges, which the
         content forgets, show in the early ones.
         """
-        pixels = (images / 2 + 0.5 - self.mean) / self.std
-        last, maps = self.backbone.forward_intermediates(pixels)
+        last, maps = self.backbone.forward_intermediates(self.normalised(images))
         content = self.backbone.forward_head(last, pre_logits=True)
         return content, torch.cat(
             [figure for x in maps for figure in (x.mean((2, 3)), x.std((2, 3), correction=0))], dim=1

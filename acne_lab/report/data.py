@@ -175,6 +175,13 @@ def reading(table: ImageTable) -> list[str]:
             "Each photograph counts as a person of its own. If people are there more than once, they are in several "
             "splits, and scores come out too high."
         )
+    if len(known) > 1 and 2 * (most := int(known.value_counts().iloc[0])) > len(known):
+        said.append(
+            f"{most:,} of {len(known):,} photographs are of one person, by the table's account: a split by person "
+            "cannot share them out."
+        )
+    if empty := [name for name in ("train", "val") if name not in set(rows["split"])]:
+        said.append(f"No image is in {' or '.join(empty)}: a grader needs both.")
     if report.get("unknown_parents"):
         said.append(
             "Nobody has listed whose photographs these are or descend from. A test that is to be free of the people of "
@@ -416,7 +423,7 @@ def _as_lines(numbers: Mapping) -> list[dict]:
     names = {name: _words(name) for name in numbers}
     if all(isinstance(value, Mapping) for value in numbers.values()):
         return [{"": names[name], **group} for name, group in numbers.items()]
-    return [{"": names[name], " ": _said(value, name)} for name, value in numbers.items()]
+    return [{"": names[name], " ": _said(value, name)} for name, value in numbers.items() if value is not None]
 
 
 def _as_table(lines: Iterable[Mapping]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

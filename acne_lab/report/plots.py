@@ -329,7 +329,7 @@ def subjects_figure(num_images: Sequence[int], confidence: Sequence[float] | Non
                 cells[0].annotate(
                     f"{number:,}", (size, number), (0, 3), textcoords="offset points", ha="center", color=MUTED
                 )
-        cells[0].set_xticks(present, [f"{size} or more" if size == largest else str(size) for size in present])
+        cells[0].set_xticks(present, [f"{size}+" if size == largest else str(size) for size in present])
         cells[0].set(title="Subjects by their number of images", xlabel="images of one subject")
         cells[0].margins(y=0.14)
         if confidence is not None:

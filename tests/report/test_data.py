@@ -202,6 +202,8 @@ def test_lines_are_what_the_page_begins_with(rich, page):
         ({"sha256": "ab"}, "104 images are an exact copy of another; copies lie 1 in two splits, 1 in two severities."),
         ({"source": "toy"}, "nothing about acne"),
         ({}, "The test split has 2 images of “very_severe”: each moves that recall by 50.0 points, and balanced"),
+        ({"subject": "somebody"}, "photographs are of one person"),
+        ({"split": "test", "subject": ""}, "No image is in train or val"),
     ],
 )
 def test_reading_warns(tmp_path, change, said):
