@@ -236,7 +236,7 @@ def _with_copies_together(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     note = f"files that are equal byte by byte make these subjects one: {'; '.join(shared[:NUM_SHOWN])}"
     if len(shared) > NUM_SHOWN:
         note += f"; and {len(shared) - NUM_SHOWN} more"
-    return rows.assign(subject=rows["subject"].replace(new_name)), [note]
+    return rows.assign(subject=rows["subject"].map(new_name).fillna(rows["subject"])), [note]
 
 
 def _split(rows: pd.DataFrame, split: Mapping | None) -> tuple[pd.DataFrame, list[str]]:

@@ -16,14 +16,13 @@ one person, and photographs that were re-encoded under a new name and without a 
 other things than the photographs of a study (ImageNet) are no ancestors.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from acne_lab.data.table import ImageTable, first_lines
+from acne_lab.data.table import ImageTable, first_lines, replace_text
 
 FILE = "lineage.csv"
 COLUMNS = ("population", "subject", "sha256")
@@ -87,9 +86,7 @@ class Lineage:
         path, text = Path(folder) / FILE, rows.to_csv(index=False)
         if path.is_file() and path.read_text(encoding="utf-8") == text:  # of a finished run: nothing new is known
             return
-        aside = path.with_name(f".{FILE}.{os.getpid()}")
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        replace_text(path, text)
 
     def touched(self, table: ImageTable) -> list[str]:
         """File names of the rows of `table`, in order, whose subject is in the lineage.

@@ -121,12 +121,12 @@ class ImageTable:
         """Write the table's files into `root`; metadata.csv comes last: where it is, the table is whole."""
         self.root.mkdir(parents=True, exist_ok=True)
         about = {"classes": list(self.classes), "report": self.report}
-        _replace_text(self.root / "table.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        replace_text(self.root / "table.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
         if self.boxes is None:
             (self.root / "boxes.csv").unlink(missing_ok=True)
         else:
-            _replace_text(self.root / "boxes.csv", self.boxes.to_csv(index=False))
-        _replace_text(self.root / "metadata.csv", self.rows.to_csv(index=False))
+            replace_text(self.root / "boxes.csv", self.boxes.to_csv(index=False))
+        replace_text(self.root / "metadata.csv", self.rows.to_csv(index=False))
 
     @property
     def paths(self) -> list[Path]:
@@ -258,7 +258,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
 
 
-def _replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from acne_lab.data.table import SOURCES, SPLITS, ImageTable
+from acne_lab.data.table import SOURCES, SPLITS, ImageTable, replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import without_machine_paths
 from acne_lab.report.parts import (
@@ -24,7 +24,6 @@ from acne_lab.report.parts import (
     as_drawing,
     counted,
     html_templates,
-    replace_text,
     shared_subjects,
     thumbnails,
 )

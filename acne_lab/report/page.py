@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
 from acne_lab.report.parts import (
@@ -30,7 +31,6 @@ from acne_lab.report.parts import (
     counted,
     html_templates,
     markdown_templates,
-    replace_text,
     score,
     shared_subjects,
     slug,

@@ -3,7 +3,6 @@
 A page is one file: no script, nothing asked for over the network. Everything that comes from a file is escaped.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +161,3 @@ def _fenced(text: str) -> Markup:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}\n{text}\n{fence}")
-
-
-def replace_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

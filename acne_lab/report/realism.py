@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from acne_lab.data.table import replace_text
 from acne_lab.report import plots
-from acne_lab.report.parts import Picture, as_drawing, counted, html_templates, replace_text
+from acne_lab.report.parts import Picture, as_drawing, counted, html_templates
 
 GAIN = 4  # of the difference pictures, around gray
 SHEET_SIDE, PAGE_SIDE = 512, 320  # px of a picture on a sheet and on the page
