@@ -48,7 +48,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-all: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" --hypothesis-profile=default
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

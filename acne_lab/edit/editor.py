@@ -14,7 +14,7 @@ from acne_lab.edit.overlay import VISIBLE, Overlay
 from acne_lab.edit.placement import NoRoom, Placement
 from acne_lab.edit.skin import NoSkin
 
-VERSION = 1  # of what edits look like: raise it with anything that changes them, since runs are found by it
+VERSION = 2  # of what edits look like: raise it with anything that changes them, since runs are found by it
 
 
 class Skipped(Exception):

@@ -134,6 +134,7 @@ class Sites:
         rows, columns = np.nonzero(skin.max(1) > 0.5)[0], np.nonzero(skin.max(0) > 0.5)[0]
         self.y0, self.x0 = int(rows[0]), int(columns[0])
         part = skin[self.y0 : rows[-1] + 1, self.x0 : columns[-1] + 1]
+        self.skin = part > 0.5
         self.step = max(1.0, max(part.shape) / GRID)
         size = (max(1, round(part.shape[1] / self.step)), max(1, round(part.shape[0] / self.step)))
         reduced = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BOX))
@@ -161,10 +162,14 @@ class Sites:
 
     def clearance(self, points: np.ndarray) -> np.ndarray:
         """Distance [N] from points [N, 2] to the border of skin, pixels; 0 outside."""
+        x, y = np.floor(points - (self.x0, self.y0)).astype(int).T
+        height, width = self.skin.shape
+        on_skin = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        # A cell at the border counts as skin when most of it is: the point itself must be.
+        on_skin &= self.skin[y.clip(0, height - 1), x.clip(0, width - 1)]
         columns, rows = np.floor((points - (self.x0, self.y0)) / self.step).astype(int).T
         height, width = self.inside.shape
-        valid = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-        return np.where(valid, self.inside[rows.clip(0, height - 1), columns.clip(0, width - 1)], 0.0)
+        return np.where(on_skin, self.inside[rows.clip(0, height - 1), columns.clip(0, width - 1)], 0.0)
 
 
 def _field(rng: np.random.Generator, patchiness: float) -> np.ndarray:
