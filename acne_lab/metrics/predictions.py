@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,27 +66,27 @@ class Predictions:
         """Those of one split, "val" or "test"."""
         return self.where((self.frame["split"] == split).to_numpy())
 
-    @property
+    @cached_property
     def uncalibrated(self) -> np.ndarray:
         """float64 [N, C], as the grader gave them."""
         return self.frame[[f"p_{name}" for name in self.classes]].to_numpy(dtype=np.float64)
 
-    @property
+    @cached_property
     def probabilities(self) -> np.ndarray:
         """float64 [N, C], calibrated."""
         return self.decision.calibrated(self.uncalibrated)
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """int64 [N]: the grade of each image as an index into `classes`."""
         return self.decision.predicted(self.uncalibrated)
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """int64 [N]: the true grade of each image as an index into `classes`."""
         return np.asarray(pd.Index(self.classes).get_indexer(self.frame["severity"]), dtype=np.int64)
 
-    @property
+    @cached_property
     def people(self) -> np.ndarray:
         """[N] names. An image of which nobody has told who is on it counts as a person of its own.
 
@@ -151,11 +152,15 @@ def write_predictions(
     Args: as of `Predictions`, which is returned.
 
     Raises:
-        ValueError: as `Predictions`; nothing is written then.
+        ValueError: as `Predictions`, or a column holds neither text nor numbers; nothing is written then.
     """
     predictions = Predictions(frame.reset_index(drop=True), tuple(classes), decision, bands)
     about = {"classes": predictions.classes, "decision": asdict(decision), "bands": predictions.bands}
-    table = pa.Table.from_pandas(predictions.frame, preserve_index=False)
+    try:
+        table = pa.Table.from_pandas(predictions.frame, preserve_index=False)
+    except pa.ArrowException as error:  # text and numbers in one column
+        raise ValueError(f"predictions cannot be kept: {error}") from error
+    _check_columns(table.schema)
     table = table.replace_schema_metadata({METADATA: json.dumps(about, allow_nan=False)})
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -175,8 +180,7 @@ def read_predictions(path: Path) -> Predictions:
         raise ValueError(f"{path} does not exist: give the predictions.parquet of a finished grader run")
     try:
         schema = parquet.read_schema(path)
-        if foreign := [field.name for field in schema if not _is_plain(field.type)]:
-            raise ValueError(f"the columns {foreign} hold neither text nor numbers")
+        _check_columns(schema)
         about = json.loads((schema.metadata or {})[METADATA])
         decision = Decision(**about["decision"])
         # Only types of Arrow's own, and no word of pandas' metadata: what a column becomes is decided here.
@@ -187,6 +191,11 @@ def read_predictions(path: Path) -> Predictions:
             f"{path} does not hold a grader's predictions ({error}): give the predictions.parquet of a finished run, "
             "or train the grader again"
         ) from error
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    if foreign := [field.name for field in schema if not _is_plain(field.type)]:
+        raise ValueError(f"the columns {foreign} hold neither text nor numbers")
 
 
 def _is_plain(kind: pa.DataType) -> bool:

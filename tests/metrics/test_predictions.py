@@ -198,3 +198,20 @@ def test_columns_of_other_types_are_refused(tmp_path):
     parquet.write_table(nested, path)
     with pytest.raises(ValueError, match=r"\['nested'\] hold neither text nor numbers"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize("values", [["a", 1], [[1], [2]], pd.Categorical(["a", "b"])])
+def test_what_could_not_be_read_is_not_written(tmp_path, values):
+    frame = said([0, 1], [0, 1]).frame.assign(extra=values)
+    with pytest.raises(ValueError, match="extra"):
+        write_predictions(tmp_path / "p.parquet", frame, classes=CLASSES, decision=Decision(), bands=None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_slices_may_be_unknown(tmp_path):
+    extra = {"flag": pd.array([True, None], dtype="boolean"), "tone": pd.array([3, None], dtype="Int64")}
+    frame = said([0, 1], [0, 1]).frame.assign(**extra, nothing=None, camera=["a", None])
+    write_predictions(tmp_path / "p.parquet", frame, classes=CLASSES, decision=Decision(), bands=None)
+    found = read_predictions(tmp_path / "p.parquet").frame
+    assert found[["flag", "tone", "nothing", "camera"]].isna().sum().tolist() == [1, 1, 2, 1]
+    assert found["tone"][0] == 3 and found["flag"][0]
