@@ -219,9 +219,19 @@ def _check(predictions: Predictions) -> None:
         raise ValueError(f"predictions are of the splits {SPLITS}, not of {strange}")
     if (twice := frame.duplicated(["split", "file_name"])).any():
         raise ValueError(f"{int(twice.sum())} images are there twice, such as {frame['file_name'][twice].iloc[0]}")
+    for name in COUNT_COLUMNS:
+        if np.isinf(predictions.counts(name)).any():
+            raise ValueError(f"{name} holds infinite numbers of lesions: lower the learning rate")
     for weights, what in ((predictions.decision.weights, "class weights"), (bands, "bands")):
         if weights is not None and len(weights) != len(classes):
             raise ValueError(f"{len(weights)} {what} for the {len(classes)} classes {list(classes)}: give one for each")
+    if bands is not None and not _rise(bands):
+        raise ValueError(f"bands are the largest counts of all classes but the last, rising, then None; not {bands}")
+
+
+def _rise(bands: Bands) -> bool:
+    *ends, last = bands
+    return last is None and all(isinstance(end, int) for end in ends) and ends == sorted(set(ends))
 
 
 def check_probabilities(probabilities: np.ndarray) -> None:

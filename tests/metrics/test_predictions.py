@@ -109,6 +109,8 @@ def spoiled(column, value):
         (spoiled("severity", ["mild", ""]), "cannot be graded"),
         (spoiled("split", ["test", "train"]), "not of"),
         (spoiled("file_name", "same.jpg"), "there twice, such as same.jpg"),
+        (spoiled("count", [3.0, np.inf]), "count holds infinite numbers"),
+        (spoiled("lesions", ["3", "many"]), "could not convert"),
     ],
 )
 def test_what_is_no_prediction_is_refused_and_not_written(tmp_path, frame, message):
@@ -123,6 +125,9 @@ def test_as_many_weights_and_bands_as_classes():
         Predictions(frame, CLASSES, Decision(1.0, (1, 1, 1)))
     with pytest.raises(ValueError, match="2 bands for the 4 classes"):
         Predictions(frame, CLASSES, bands=(5, None))
+    for bands in ((5, 20, 50, 65), (5, 50, 20, None), (5, 5, 20, None), (None,) * 4, ("a", "b", "c", None)):
+        with pytest.raises(ValueError, match="rising, then None"):
+            Predictions(frame, CLASSES, bands=bands)
 
 
 def test_foreign_and_broken_files(tmp_path):
