@@ -96,7 +96,7 @@ def test_dropout_rests_in_what_is_frozen():
 
 
 def test_learning_rates_by_hand():
-    """test_vit: 6 blocks behind the embedding are 7 layers, so the embedding's share is 0.5^7 and the last block's 0.5."""
+    """test_vit: 6 blocks behind the embedding are 7 layers: the embedding's share is 0.5^7, the last block's 0.5."""
     backbone, head = build_backbone("test_vit"), nn.Linear(64, 4)
     optimizer = build_optimizer(
         functools.partial(torch.optim.AdamW, lr=0.1, weight_decay=0.3), backbone, head, layer_decay=0.5
