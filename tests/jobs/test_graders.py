@@ -1,5 +1,7 @@
 """Finished graders as other jobs take them."""
 
+import shutil
+
 import pytest
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
@@ -49,19 +51,20 @@ def test_other_classes_are_named(run, config, toy_runs):
         require_classes(grader, other)
 
 
-def test_what_is_no_grader_is_refused(run, toy_runs):
+def test_what_is_no_grader_is_refused(run, toy_runs, tmp_path):
     gan = train(composed("train", "experiment=gan_base", *TOY, *TINY_GAN, f"runs_dir={toy_runs}"))
-    with pytest.raises(ValueError, match="names a GAN .* not a grader"):
+    with pytest.raises(ValueError, match=r"names a GAN .* not a grader"):
         load_grader(gan.path, toy_runs)
-    best = run.path / "checkpoints" / "best.ckpt"
+    copy = shutil.copytree(run.path, tmp_path / "train" / run.path.name)
+    best = copy / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(best, weights_only=True)
-    try:
-        del checkpoint["hyper_parameters"]["head"]
-        torch.save(checkpoint, best)
-        with pytest.raises(ValueError, match="an earlier version of acne_lab: train that grader again"):
-            load_grader(run.path, toy_runs)
-        best.rename(best.with_name("moved.ckpt"))
-        with pytest.raises(ValueError, match=r"best.ckpt is gone, and with it the grader"):
-            load_grader(run.path, toy_runs)
-    finally:
-        best.unlink(missing_ok=True)
+    del checkpoint["hyper_parameters"]["head"]
+    torch.save(checkpoint, best)
+    with pytest.raises(ValueError, match="an earlier version of acne_lab: train that grader again"):
+        load_grader(copy, tmp_path)
+    best.unlink()
+    with pytest.raises(ValueError, match=r"best.ckpt is gone, and with it the grader"):
+        load_grader(copy, tmp_path)
+    (copy / "DONE").unlink()
+    with pytest.raises(ValueError, match="is not finished"):
+        load_grader(copy, tmp_path)
