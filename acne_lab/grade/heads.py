@@ -268,7 +268,7 @@ def built(description: dict) -> partial:
 
 
 def _along(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor) -> Tensor:
-    """function(... function(column 0, column 1) ..., column k) for all k, [B, K]. (ONNX has no cumprod and no cummin.)"""
+    """function(... function(column 0, column 1) ..., column k), all k. (ONNX has no cumprod and no cummin.)"""
     return torch.stack(list(accumulate(columns.unbind(dim=1), function)), dim=1)
 
 
