@@ -23,6 +23,8 @@ def test_steps_fall_at_the_milestones():
 def test_a_schedule_counts_milestones_in_epochs_and_the_warm_up_in_shares():
     factor = Schedule("step", warmup=0.2, milestones=[2, 3], decay=0.1)(num_steps=10, steps_per_epoch=3)
     assert [factor(step) for step in (0, 1, 5, 6, 8, 9)] == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.01])
+    factor = Schedule("constant", warmup=0.2)(num_steps=10, steps_per_epoch=3)
+    assert [factor(step) for step in (0, 1, 5, 10)] == [0.5, 1, 1, 1]
     factor = Schedule("cosine", warmup=0.2)(num_steps=10, steps_per_epoch=3)
     assert [factor(step) for step in (0, 1, 2, 6, 10)] == pytest.approx([0.5, 1, 1, 0.5, 0])
 
@@ -30,9 +32,10 @@ def test_a_schedule_counts_milestones_in_epochs_and_the_warm_up_in_shares():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "linear"}, "cosine or step, not linear"),
+        ({"name": "linear"}, "cosine, step or constant, not linear"),
         ({"warmup": 1.0}, "at least 0 and below 1, not 1.0"),
         ({"milestones": [3]}, "schedule=step, and it alone"),
+        ({"name": "constant", "milestones": [3]}, "schedule=step, and it alone"),
         ({"name": "step"}, r"needs the epochs .* model.milestones=\[30,60,90\]"),
         ({"name": "step", "milestones": [3, 2]}, r"rising epochs from 1 on, not \[3, 2\]"),
         ({"name": "step", "milestones": [0, 2]}, "rising epochs from 1 on"),
