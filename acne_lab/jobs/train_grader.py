@@ -20,7 +20,7 @@ from acne_lab.data.lineage import (
 )
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
-from acne_lab.grade.backbone import weights_path
+from acne_lab.grade.backbone import check_name, weights_path
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.balance import added_rows
 from acne_lab.jobs.prepare import table_of
@@ -37,6 +37,7 @@ def train_grader(config: dict) -> Run:
     """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
+    check_name(config["model"]["backbone"])
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
@@ -149,7 +150,7 @@ def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd
     """Grade validation and test images with the best epoch's weights: the figures, and every test prediction."""
 
     def probabilities(loader: object) -> Tensor:
-        return torch.cat(trainer.predict(model, loader))
+        return torch.cat([probabilities for probabilities, _ in trainer.predict(model, loader)])
 
     classes = list(data.classes)
     val, tested = probabilities(data.val_dataloader()), probabilities(data.test_dataloader())
