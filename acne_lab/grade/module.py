@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from acne_lab.grade import finetune
 from acne_lab.grade.backbone import build_backbone, data_config
+from acne_lab.grade.counts import require_counts
 from acne_lab.grade.heads import built, plain
 from acne_lab.grade.losses import inverse_frequency
 from acne_lab.grade.mixup import mixup
@@ -176,11 +177,8 @@ class Grader(pl.LightningModule):
                 f"the grader has the classes {self.classes}, the data has {list(data.classes)}: "
                 "train a grader on this data, or prepare the data with the grader's classes"
             )
-        if stage == "fit" and self.head.uses_counts and not data.knows_counts:
-            raise ValueError(
-                "this head learns from lesion counts, and no training image has one: fill the column lesions of the "
-                "table, or choose head=softmax, focal, coral or corn"
-            )
+        if stage == "fit" and self.head.uses_counts:
+            require_counts(data.labels, data.counts)
         if stage == "fit" and self.class_weighted:
             self.class_weights.copy_(inverse_frequency(data.class_counts))
 

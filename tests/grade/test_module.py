@@ -30,7 +30,7 @@ def dotted_faces(num, seed=0):
     rows = {
         "file_name": [f"images/{seed}/{i}.png" for i in range(num)],
         "severity": [CLASSES[label] for label in labels],
-        "lesions": (labels + 1) ** 2,
+        "lesions": np.array([3, 12, 35, 58])[labels],  # a dot stands for some
         "subject": [str(i) for i in range(num)],
         "split": "train",
         "source": "toy",
