@@ -1,8 +1,8 @@
 """Many heads on the features of a frozen backbone, trained at once.
 
 Each head of the grid has a learning rate, a weight decay and a seed, which is where it starts and the order in which it
-sees the images. The weights of all lie in one tensor, so that a step is a few products of large matrices, whatever the
-head computes (`torch.func.vmap`). It knows neither images nor backbones.
+sees the images. The weights of all lie in one tensor: a step is one product of large matrices for all of them, and then
+whatever the head computes of it (`torch.func.vmap`). It knows neither images nor backbones.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -163,12 +163,13 @@ class _Heads:
         for seed in seeds:
             torch.manual_seed(seed)
             starts.append(make_head())
-        self.head = _Taught(starts[0], drop_rate, class_weights)
+        if not isinstance(getattr(starts[0], "linear", None), nn.Linear):
+            raise ValueError("experiment=probe trains heads that begin with a layer `linear`; choose one of conf/head")
 
         def stacked(tensors: Callable[[nn.Module], Iterable[tuple[str, Tensor]]]) -> dict[str, Tensor]:
             by_seed = [dict(tensors(start)) for start in starts]
             joined = {name: torch.stack([each[name].detach() for each in by_seed]) for name in by_seed[0]}
-            return {f"head.{name}": x.expand(len(settings), *x.shape).clone() for name, x in joined.items()}
+            return {name: x.expand(len(settings), *x.shape).clone() for name, x in joined.items()}
 
         self.parameters, self.buffers = stacked(nn.Module.named_parameters), stacked(nn.Module.named_buffers)
         # A group has one learning rate: each gets a view of its part of the tensors.
@@ -178,15 +179,18 @@ class _Heads:
         ]
         for x in self.parameters.values():
             x.requires_grad_()
-        # Every seed has a batch of its own, which all settings share; all are graded on the same images.
-        options = {"out_dims": 1, "randomness": "different"}
-        shared = vmap(self._call, (0, 0, None), randomness="different")
-        self._losses, self._probabilities = vmap(shared, (1, 1, 0), **options), vmap(shared, (1, 1, None), **options)
+        self.dropout = nn.Dropout(drop_rate)
+        self.rest = _Rest(starts[0], class_weights)
 
     def backward(self, batch: Features) -> Tensor:
-        """Gradients of the losses of a batch [seeds, B, ...], for the optimizer. Returns the losses [settings, seeds]."""
-        self.head.train()
-        losses = self._losses(self.parameters, self.buffers, batch)
+        """Gradients of the losses of a batch [seeds, B, ...], for the optimizer. Returns the losses [settings, seeds].
+
+        All settings of a seed see the same images, and the same of their features.
+        """
+        self.rest.train()
+        products = self._products(self.dropout(batch.features))
+        targets = (x.expand(self.shape[0], *x.shape).flatten(0, 1) for x in (batch.labels, batch.counts))
+        losses = self._each(products, *targets)
         gradients = torch.autograd.grad(losses.sum(), list(self.parameters.values()))
         for i, group in enumerate(self.groups):
             for view, gradient in zip(group["params"], gradients):
@@ -196,27 +200,49 @@ class _Heads:
     @torch.no_grad()
     def graded(self, features: Tensor) -> Tensor:
         """[M, F] -> probabilities [settings, seeds, M, C]."""
-        self.head.eval()
-        return self._probabilities(self.parameters, self.buffers, features)
+        self.rest.eval()
+        return self._each(self._products(features.expand(self.shape[1], *features.shape)))
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of all weights by their names in a head, [settings, seeds, ...]."""
-        stacks = self.parameters | self.buffers
-        return {name.removeprefix("head."): x.detach().clone() for name, x in stacks.items()}
+        return {name: x.detach().clone() for name, x in (self.parameters | self.buffers).items()}
 
-    def _call(self, parameters: dict, buffers: dict, given: Features | Tensor) -> Tensor:
-        return functional_call(self.head, (parameters, buffers), (given,))
+    def _products(self, features: Tensor) -> Tensor:
+        """The linear layers, [seeds, B, F] -> [settings * seeds, B, K]: of each seed one product for all settings.
+
+        vmap would multiply by one small matrix after another, which takes twenty times as long.
+        """
+        weight = self.parameters["linear.weight"]
+        by_seed = weight.transpose(0, 1).flatten(1, 2)  # [seeds, settings * K, F]
+        products = torch.bmm(by_seed, features.mT)  # in this order the gradients lie in memory as the weights do
+        products = products.unflatten(1, (len(weight), -1)).permute(1, 0, 3, 2)  # [settings, seeds, B, K]
+        if "linear.bias" in self.parameters:
+            products = products + self.parameters["linear.bias"][:, :, None]
+        return products.flatten(0, 1)
+
+    def _each(self, *given: Tensor) -> Tensor:
+        """What follows the linear layers, of each head's tensors [settings * seeds, ...]; [settings, seeds, ...]."""
+        states = [
+            {f"head.{name}": x.flatten(0, 1) for name, x in tensors.items() if not name.startswith("linear.")}
+            for tensors in (self.parameters, self.buffers)
+        ]
+        call = vmap(lambda parameters, buffers, *given: functional_call(self.rest, (parameters, buffers), given))
+        return call(*states, *given).unflatten(0, self.shape)
 
 
-class _Taught(nn.Module):
-    """A head as the one function that torch.func can call: of a batch its loss, of features its probabilities."""
+class _Rest(nn.Module):
+    """A head but for its linear layer, as the one function that torch.func calls.
 
-    def __init__(self, head: nn.Module, drop_rate: float, class_weights: Tensor) -> None:
+    Of products and their targets it is the loss, of products alone the probabilities.
+    """
+
+    def __init__(self, head: nn.Module, class_weights: Tensor) -> None:
         super().__init__()
-        self.head, self.dropout, self.class_weights = head, nn.Dropout(drop_rate), class_weights
+        head.linear = nn.Identity()
+        self.head, self.class_weights = head, class_weights
 
-    def forward(self, given: Features | Tensor) -> Tensor:
-        if isinstance(given, Tensor):
-            return self.head.graded(self.head(given)).probabilities
-        outputs = self.head(self.dropout(given.features))
-        return self.head.loss(outputs, given.labels, given.counts, class_weights=self.class_weights)
+    def forward(self, products: Tensor, *targets: Tensor) -> Tensor:
+        outputs = self.head(products)
+        if not targets:
+            return self.head.graded(outputs).probabilities
+        return self.head.loss(outputs, *targets, class_weights=self.class_weights)
