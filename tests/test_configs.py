@@ -32,7 +32,7 @@ def test_every_group_is_covered_here():
         "augment",
         "mode",
         "stage",
-        "grader",
+        "backbone",
         "refiner",
         "trainer",
         "logger",
@@ -156,9 +156,9 @@ def test_augmentation_policies(name, toy_runs):
     assert train(config).metrics["ada_p"] == pytest.approx(p, abs=moved)
 
 
-@pytest.mark.parametrize("name", options("grader"))
+@pytest.mark.parametrize("name", options("backbone"))
 def test_graders_build_and_grade(name):
-    config = composed("train", *GRADER, f"grader={name}", "model.pretrained=false")
+    config = composed("train", *GRADER, f"backbone={name}", "model.pretrained=false")
     model = build(config["model"], classes=["a", "b"])
     assert isinstance(model, Grader)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
