@@ -1,7 +1,7 @@
 """The arms of a study: which of them are asked for, the stages that these need, and names that do not exist.
 
-`study=cnn_benchmark backbone=resnet50 arm=real,leaked` gives the plan's own values `study.backbone` and `study.arm`: the
-stages' configs, not the study's, have the group `backbone`, of which Hydra would take the short word to be a choice.
+`study=cnn_benchmark backbone=resnet50 arm=real` gives the plan its `study.backbone` and `study.arm`: `backbone`
+is a group of the stages' configs, not of the study's, so Hydra would not take the short word.
 """
 
 import difflib
@@ -51,7 +51,7 @@ def require_known(what: str, name: str, known: Iterable[str]) -> None:
     raise ValueError(f"there is no {what} {name}: {guess}There are {', '.join(known)}")
 
 
-def needed(stages: dict, wanted: Sequence[str], needs: dict[str, set[str]]) -> dict:
+def with_needs(stages: dict, wanted: Sequence[str], needs: dict[str, set[str]]) -> dict:
     """The stages, in their order, that are wanted or that a wanted one waits for.
 
     Args:

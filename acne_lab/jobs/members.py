@@ -1,9 +1,9 @@
 """The members of a swept study as one: their arms, backbones and seeds side by side on one page.
 
-`acne-lab study study=cnn_benchmark -m backbone=a,b arm=real,edited seed=range(5)` runs twenty studies of one grader each,
-which share their data, GANs and edits. After the last, and again with `acne-lab report study=cnn_benchmark`, all members
-that are finished are written as `runs/study/<name>-all-<key>`: those on the same table, of the same size and protocol,
-whichever command has run them. That folder is written anew each time, so it is as complete as the sweep is.
+`acne-lab study study=cnn_benchmark -m backbone=a,b arm=real,edited seed=range(5)` runs twenty studies of one grader
+each, which share their data, GANs and edits. After the last, and again with `acne-lab report study=cnn_benchmark`, all
+members that are finished are written as `runs/study/<name>-all-<key>`: those on the same table, of the same size and
+protocol, whichever command has run them. That folder is written anew each time: it is as complete as the sweep is.
 """
 
 import hashlib

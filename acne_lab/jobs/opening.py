@@ -7,7 +7,6 @@ file and grades nothing again.
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.arms import asked_arms, needed, require_configs
+from acne_lab.jobs.arms import asked_arms, require_configs, with_needs
 from acne_lab.jobs.members import FIGURES, arm_tests, summary, sweep_of
 from acne_lab.jobs.prepare import prepare
 from acne_lab.report.collect import read_study
@@ -59,7 +59,7 @@ def study(config: dict) -> Run:
     stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
     arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in asked.items()}
     if "arm" in plan:
-        stages = needed(stages, [name for names in arms.values() for name in names], waits_for(stages))
+        stages = with_needs(stages, [name for names in arms.values() for name in names], waits_for(stages))
     jobs = {verb: job(verb) for verb in {node["job"] for node in stages.values()}}
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
@@ -168,8 +168,8 @@ def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) ->
 
     In the overrides of a stage with seeds, `{seed}` is the stage's own, also in `@x_{seed}`. In any override,
     `@prefix_{severity}` is the stage of the same class, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`, one
-    run for each class, and `{num_classes}` their number. An override without a value is left out. Stages are named after classes with an underscore for every
-    character that a folder's name should not hold.
+    run for each class, and `{num_classes}` their number. An override without a value is left out. Stages are named
+    after classes with an underscore for every character that a folder's name should not hold.
     """
     suffixes = {severity: re.sub(r"\W", "_", severity) for severity in classes}
     if len(set(suffixes.values())) < len(classes):
