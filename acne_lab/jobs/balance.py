@@ -49,9 +49,9 @@ def balance(config: dict) -> Run | None:
 def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     """The rows that `config["balance"]` adds to the training rows of `table`; None: it adds none.
 
-    The run that holds them is made first, or found made. `balance.permute_labels=added` deals their severities anew
-    among them, as a null arm: the same images, the same counts. These labels say nothing if every severity has as many
-    of the images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say
+    The run that holds them is made first, or found made. `balance.permute_labels=added` deals their severities, and
+    with each its lesion count, anew among them, as a null arm: the same images. These labels say nothing if every
+    severity has as many of the images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say
     truly that an image is of one of the two.
     """
     if config["balance"]["permute_labels"] not in PERMUTED:
