@@ -51,8 +51,8 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
 
     The run that holds them is made first, or found made. `balance.permute_labels=added` deals their severities, and
     with each its lesion count, anew among them, as a null arm: the same images. These labels say nothing if every
-    severity has as many of the images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say
-    truly that an image is of one of the two.
+    severity has as many of the images (balance.targets=null balance.budget=N balance.count=none); of two severities
+    alone they still say truly that an image is of one of the two.
     """
     if config["balance"]["permute_labels"] not in PERMUTED:
         raise ValueError(
