@@ -151,7 +151,7 @@ def test_a_class_without_training_images_is_refused(table, tmp_path):
     rows = table.rows
     lost = rows[~((rows["split"] == "train") & (rows["severity"] == "severe"))]
     folder = as_table(tmp_path / "untrained", lost, table)
-    with pytest.raises(ValueError, match="no training image of .* is severe, so a grader would never say it"):
+    with pytest.raises(ValueError, match=r"no training image of .* is severe, so a grader would never say it"):
         train(composed("train", *OF_A_TABLE, f"data.root={folder}", f"runs_dir={tmp_path}"))
     assert not list((tmp_path / "train").glob("*-*"))
 
@@ -169,5 +169,5 @@ def test_a_class_without_test_images_has_no_recall(table, tmp_path, capsys):
 def test_photographs_of_one_person_cannot_test(table, tmp_path):
     rows = table.select(split="train").rows.assign(subject="anna")
     folder = as_table(tmp_path / "anna", rows, table)
-    with pytest.raises(ValueError, match="has no val images .*one person, anna"):
+    with pytest.raises(ValueError, match=r"has no val images .*one person, anna"):
         train(composed("train", *OF_A_TABLE, f"data.root={folder}", f"runs_dir={tmp_path}"))
