@@ -5,6 +5,7 @@ It does not know the labels, so it must not change a grade: no crop that loses l
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +22,7 @@ class ClassicalAugment:
         scale: largest change of size, e.g. 0.1 for 0.9 to 1.1.
         blur: largest share, in [0, 1], of a 3 x 3 binomial blur that is mixed in. Generated images are softer
             than photographs; a grader that has seen both kinds of edge transfers better.
-        brightness: largest change of the gain, e.g. 0.2 for 0.8 to 1.2.
+        brightness: largest change of the gain, e.g. 0.2 for 0.8 to 1.2, or its least and greatest, e.g. [0.6, 1].
         contrast: the same, about the mean of each image.
         noise: largest standard deviation of the grain that is added, for pixels in [0, 1]. A GAN leaves traces in
             the finest detail, of which a grader would learn to tell one severity's GAN from another's.
@@ -35,7 +36,7 @@ class ClassicalAugment:
         translate: float = 0.0,
         scale: float = 0.0,
         blur: float = 0.0,
-        brightness: float = 0.0,
+        brightness: float | Sequence[float] = 0.0,
         contrast: float = 0.0,
         noise: float = 0.0,
     ):
@@ -44,7 +45,8 @@ class ClassicalAugment:
         self.translate = translate
         self.scale = scale
         self.blur = blur
-        self.brightness = brightness
+        low, high = (-brightness, brightness) if isinstance(brightness, int | float) else (k - 1 for k in brightness)
+        self.gain, self.brightness = 1 + (low + high) / 2, (high - low) / 2
         self.contrast = contrast
         self.noise = noise
 
@@ -65,7 +67,7 @@ class ClassicalAugment:
                 scale=1 + uniform(self.scale),
             )
         softness = uniform(self.blur).abs()
-        gain = 1 + uniform(self.brightness)
+        gain = self.gain + uniform(self.brightness)
         contrast = 1 + uniform(self.contrast)
         if self.noise:
             level, grain = uniform(self.noise).abs(), torch.randn(images.shape, generator=generator)
