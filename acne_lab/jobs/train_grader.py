@@ -29,6 +29,7 @@ from acne_lab.grade.backbone import check_name, weights_path
 from acne_lab.jobs.balance import added_rows, dealt_anew
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.prepare import table_of
+from acne_lab.jobs.probing import fit_heads
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import figures_with_intervals
@@ -109,7 +110,10 @@ def train_grader(config: dict) -> Run:
                 std=model.data_config["std"],
                 **config["loader"],
             )
-            logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
+            if config["probe"]:
+                logger, trainer, data = fit_heads(model, data, config, run)
+            else:
+                logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
             try:
                 predictions = open_test(run, model, trainer, data, decision=config["decision"])
                 report, tested = report_of(predictions, run), predictions.of("test")
