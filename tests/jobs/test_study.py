@@ -231,8 +231,8 @@ def test_a_stage_like_another_changes_what_it_says():
     assert likened(stages)["b_{seed}"] == {"job": "train", "overrides": ["x=2", "y=1", "z=3"]}
     assert likened(stages)["c_{seed}"] == likened(stages)["b_{seed}"]
     assert list(expand(stages, ("m",), [0])) == ["b_0", "a_0", "c_0"]
-    after = likened({"a": {"job": "train", "overrides": []}, "b": {"like": "a", "after": ["a"]}, "c": {"like": "b"}})
-    assert after["b"]["after"] == ["a"] and "after" not in after["c"]  # it says where a stage stands, not how it is made
+    late = likened({"a": {"job": "train", "overrides": []}, "b": {"like": "a", "after": ["a"]}, "c": {"like": "b"}})
+    assert late["b"]["after"] == ["a"] and "after" not in late["c"]  # it says when a stage runs, not what it does
     for name in ("nobody", "a"):
         with pytest.raises(ValueError, match=f"stage a is like {name}: name another one"):
             likened({"a": {"like": name}})
