@@ -165,7 +165,8 @@ class Grader(pl.LightningModule):
             self.ema = None
 
     def _used(self, name: str) -> nn.Module:
-        return self.latest[name] if self.training or self.ema is None else self.ema.module[name]
+        """The backbone or the head: the latest while training, the averaged, if there are any, in evaluation."""
+        return getattr(self, name) if self.training or self.ema is None else self.ema.module[name]
 
     def features(self, images: Tensor) -> Tensor:
         """Square images [B, 3, R, R], normalised -> what the backbone sees in them [B, F]."""

@@ -25,7 +25,7 @@ from acne_lab.data.lineage import (
 from acne_lab.data.module import GraderData
 from acne_lab.data.splits import share_of_each
 from acne_lab.data.table import ImageTable
-from acne_lab.grade.backbone import weights_path
+from acne_lab.grade.backbone import check_name, weights_path
 from acne_lab.jobs.balance import added_rows, dealt_anew
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.prepare import table_of
@@ -44,6 +44,7 @@ def train_grader(config: dict) -> Run:
     """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
+    check_name(config["model"]["backbone"])
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (

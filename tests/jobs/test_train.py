@@ -417,6 +417,12 @@ def test_a_grader_takes_no_weights_to_start_from(toy_runs):
         train(composed("train", *GRADER, f"runs_dir={toy_runs}", "init_from=toy_faces_64"))
 
 
+def test_an_unknown_backbone_is_said_before_there_are_images(tmp_path):
+    words = ("experiment=grader", "data=table", f"data.root={tmp_path / 'none'}", "model.backbone=resnet5")
+    with pytest.raises(ValueError, match="no model 'resnet5'; did you mean resnet50"):
+        train(composed("train", *words, f"runs_dir={tmp_path}"))
+
+
 @pytest.mark.parametrize("job", ["gan", "grader", "generate"])
 def test_wandb_offline(toy_runs, base, job):
     words = ("logger=wandb", "logger.mode=offline", "seed=7", f"runs_dir={toy_runs}")
