@@ -89,9 +89,9 @@ def to_onnx(grader: nn.Module, path: Path, *, resolution: int, decision: Decisio
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = dict(zip(names, session.run(names, {"photographs": given.numpy()})))
-    expected = dict(zip(names, (x.numpy() for x in expected)))
+    expected = dict(zip(names, [x.numpy() for x in expected]))
     difference = float(max(np.abs(found[name] - expected[name]).max() for name in names if name != "grade"))
-    margin = np.sort(expected["probabilities"] * np.array(exported.weights), axis=1)
+    margin = np.sort(expected["probabilities"] * exported.weights.numpy(), axis=1)
     sure = margin[:, -1] - margin[:, -2] > 2 * ONNX_TOLERANCE  # of two grades as likely, either may win
     if difference > ONNX_TOLERANCE or (found["grade"] != expected["grade"])[sure].any():
         raise RuntimeError(f"{path} computes something else: probabilities or counts differ by {difference:.1e}")
