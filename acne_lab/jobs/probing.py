@@ -73,7 +73,9 @@ def fit_heads(grader: Grader, data: GraderData, config: dict, run: Run) -> tuple
     grader.learn_from(data)
     logger = run_logger(config, run, x="epoch")
     try:
-        trainer = build(config["trainer"], logger=logger or False, enable_checkpointing=False, default_root_dir=run.path)
+        trainer = build(
+            config["trainer"], logger=logger or False, enable_checkpointing=False, default_root_dir=run.path
+        )
         seen = SeenData(data, grader.to(trainer.strategy.root_device).eval(), config)
         found = best_head(grader.cpu(), data, seen, config)
         write_probe(found, grader, run)
