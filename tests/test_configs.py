@@ -319,9 +319,12 @@ def check_study(name: str, *given: str) -> dict:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
+    few = (*TINY_GRADER, "loader.epoch_size=16", "model.pretrained=false")
     small = {
         "grader": TINY_GRADER,
-        "cnn_benchmark": (*TINY_GRADER, "loader.epoch_size=16"),
+        "cnn_benchmark": few,
+        "probe": few,
+        "toy_benchmark": few,
         "refiner": TINY_REFINER,
     }.get(name, TINY_GAN)
     given = {

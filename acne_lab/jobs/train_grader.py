@@ -79,6 +79,7 @@ def train_grader(config: dict) -> Run:
     if config["balance"]["permute_labels"] == "all":
         inputs.append("all labels permuted")
         parts = dealt_anew(parts, seed=config["seed"])
+        (val_rows,) = dealt_anew([val_rows], seed=config["seed"])  # true ones would choose the luckiest epoch
     made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
     what = "what made the generated or edited training images"
     require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
