@@ -38,6 +38,7 @@ def test_every_group_is_covered_here():
         "stage",
         "backbone",
         "head",
+        "protocol",
         "refiner",
         "trainer",
         "logger",
@@ -197,6 +198,30 @@ def test_backbones_learn(name):
     assert not torch.equal(last, before[1])
 
 
+PROTOCOLS = {  # backbone, head, epochs, batch, optimizer, learning rate
+    "subject": ("test_byobnet", "SoftmaxHead", 15, 16, "AdamW", 0.003),
+    "acnegan": ("inception_resnet_v2", "SoftmaxHead", 15, 16, "Adam", 0.0001),
+    "ldl": ("resnet50", "LdlHead", 120, 32, "SGD", 0.001),
+}
+
+
+@pytest.mark.parametrize("name", options("protocol"))
+def test_protocols_are_what_they_say_and_run_a_step(name, toy_runs):
+    words = (*GRADER, f"protocol={name}")
+    config = composed("train", *words)
+    model = config["model"]
+    recipe = (config["trainer"]["max_epochs"], config["loader"]["batch_size"])
+    optimizer = model["optimizer"]["_target_"].removeprefix("torch.optim.")
+    head = model["head"]["_target_"].removeprefix("acne_lab.grade.heads.")
+    found = (model["backbone"], head, *recipe, optimizer, model["optimizer"]["lr"])
+    assert found == PROTOCOLS[name]
+    assert config["protocol"] == name
+    small = (*TOY, *TINY_GRADER, "model.pretrained=false", "loader.batch_size=8", f"runs_dir={toy_runs}", "seed=102")
+    run = train(composed("train", *words, *small))
+    assert run.metrics["decision"]["weights"] is None
+    assert (run.metrics["decision"]["temperature"] != 1) == (name == "subject")
+
+
 @pytest.mark.parametrize("name", options("head"))
 def test_heads_learn_and_grade(name, toy_runs):
     """Two epochs of each, and a network that can be taken from the run."""
@@ -263,11 +288,13 @@ def test_studies_name_jobs_that_compose(name):
     check_study(name, *given)
 
 
-@pytest.mark.parametrize("size", options("study/size"))
-@pytest.mark.parametrize("name", ["acne04_balancing", "acne04_balancing_swap"])
-def test_sizes_of_studies(name, size):
+SIZES = {"ci": "acne04_balancing", "full": "acne04_balancing_swap"}  # the others are the benchmark's
+
+
+@pytest.mark.parametrize(("size", "name"), [(size, SIZES.get(size, "cnn_benchmark")) for size in options("study/size")])
+def test_sizes_of_studies(size, name):
     plan = check_study(name, f"study/size={size}")
-    assert len(plan["seeds"]) == 5
+    assert plan["seeds"] == ([0] if name == "cnn_benchmark" else [0, 1, 2, 3, 4])
     graders = [node for stage, node in plan["stages"].items() if stage.endswith("_0") and node["job"] == "train"]
     assert len(graders) == len(plan["arms"])
     budget = {tuple(o for o in node["overrides"] if "epoch" in o or "batch" in o) for node in graders}
@@ -277,7 +304,7 @@ def test_sizes_of_studies(name, size):
 def check_study(name: str, *given: str) -> dict:
     """Its stages, expanded, compose; its arms are stages. Returns the plan with these stages."""
     plan = composed("study", f"study={name}", *given)["study"]
-    seeds = plan.get("seeds", ())
+    seeds = plan.get("seeds", ())[:1]  # the stages of another say the same
     stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), seeds))
     for stage in stages.values():
         overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
@@ -292,7 +319,14 @@ def check_study(name: str, *given: str) -> dict:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
-    small = {"grader": TINY_GRADER, "refiner": TINY_REFINER}.get(name, TINY_GAN)
+    few = (*TINY_GRADER, "loader.epoch_size=16", "model.pretrained=false")
+    small = {
+        "grader": TINY_GRADER,
+        "cnn_benchmark": few,
+        "probe": few,
+        "toy_benchmark": few,
+        "refiner": TINY_REFINER,
+    }.get(name, TINY_GAN)
     given = {
         "gan_severity": ("stage.severity=severe", "init_from=null"),
         "gan_small_data": (

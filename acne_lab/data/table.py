@@ -3,7 +3,8 @@
 An image table is a folder:
 
     metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256; where it
-                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types
+                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types, camera, and face_found, whether a
+                   detector saw one
     table.json     {"classes": [mildest, ..., most severe], "report": {what was counted, noted and dropped}}
     boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the upright photograph
     images/        the files, or a link to the user's folder (real photographs are never copied)

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from acne_lab.data.module import GraderData
 from acne_lab.grade import finetune
 from acne_lab.grade.backbone import build_backbone, data_config
+from acne_lab.grade.counts import require_counts
 from acne_lab.grade.heads import built, plain
 from acne_lab.grade.losses import inverse_frequency
 from acne_lab.grade.mixup import mixup
@@ -161,28 +163,46 @@ class Grader(pl.LightningModule):
 
     def features(self, images: Tensor) -> Tensor:
         """Square images [B, 3, R, R], normalised -> what the backbone sees in them [B, F]."""
-        images = self.preprocess(images)
-        return self._used("backbone")(images.contiguous(memory_format=torch.channels_last))
+        return self._features(self.preprocess(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Square images [B, 3, R, R], normalised -> the head's outputs [B, K]; `head.graded` says what they mean."""
-        return self._used("head")(self.dropout(self.features(images)))
+        """Square images [B, 3, R, R], normalised -> the head's outputs [B, K]; `head.graded` says what they mean.
+
+        Instead of images it takes their features [B, F], if these have been kept.
+        """
+        return self._outputs(self.features(images) if images.ndim == 4 else images)
+
+    def _features(self, preprocessed: Tensor) -> Tensor:
+        return self._used("backbone")(preprocessed.contiguous(memory_format=torch.channels_last))
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        return self._used("head")(self.dropout(features))
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
         if data is None:  # the job predicts with a loader of its own
             return
+        self.check(data)
+        if stage == "fit":
+            self.learn_from(data)
+
+    def check(self, data: GraderData) -> None:
+        """Raise a ValueError unless the data has this grader's classes."""
         if list(data.classes) != self.classes:
             raise ValueError(
                 f"the grader has the classes {self.classes}, the data has {list(data.classes)}: "
                 "train a grader on this data, or prepare the data with the grader's classes"
             )
-        if stage == "fit" and self.head.uses_counts and not data.knows_counts:
-            raise ValueError(
-                "this head learns from lesion counts, and no training image has one: fill the column lesions of the "
-                "table, or choose head=softmax, focal, coral or corn"
-            )
-        if stage == "fit" and self.class_weighted:
+
+    def learn_from(self, data: GraderData) -> None:
+        """Take from the training images what the loss needs to know before it sees one.
+
+        Raises:
+            ValueError: the head learns from lesion counts, and cannot from these.
+        """
+        if self.head.uses_counts:
+            require_counts(data.labels, data.counts)
+        if self.class_weighted:
             self.class_weights.copy_(inverse_frequency(data.class_counts))
 
     def on_train_epoch_start(self) -> None:
@@ -198,15 +218,21 @@ class Grader(pl.LightningModule):
         weights = self.class_weights
         if self.mixup_alpha:
             images, partners, share = mixup(images, alpha=self.mixup_alpha)
-            outputs = self(images)
+            outputs = self._training_outputs(images)
             loss = share * self.head.loss(outputs, labels, counts, class_weights=weights)
             loss += (1 - share) * self.head.loss(outputs, labels[partners], counts, class_weights=weights)
         else:
-            loss = self.head.loss(self(images), labels, counts, class_weights=weights)
+            loss = self.head.loss(self._training_outputs(images), labels, counts, class_weights=weights)
         if not loss.isfinite():
             raise ValueError(f"the training loss became {loss.item()}: lower the learning rate")
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
+
+    def _training_outputs(self, images: Tensor) -> Tensor:
+        """The forward pass, of which `acne-lab bench` times the first part by itself."""
+        with self.trainer.profiler.profile("preprocess"):
+            images = self.preprocess(images)
+        return self._outputs(self._features(images))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels, counts = batch
