@@ -123,7 +123,7 @@ def best_head(grader: Grader, data: GraderData, seen: SeenData, config: dict) ->
         order=order,
         num_epochs=num_epochs,
         optimizer=grader.optimizer,
-        factor=grader.rate_factor(num_steps=steps * num_epochs, steps_per_epoch=steps),
+        factor=grader.schedule(num_steps=steps * num_epochs, steps_per_epoch=steps),
         class_weights=grader.class_weights,
         drop_rate=grader.dropout.p,
     )
