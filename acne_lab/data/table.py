@@ -140,6 +140,11 @@ class ImageTable:
         return np.asarray(pd.Index(self.classes).get_indexer(self.rows["severity"]), dtype=np.int64)
 
     @property
+    def lesion_counts(self) -> np.ndarray:
+        """float32 [N]: lesions of each row, NaN where nobody has counted them."""
+        return self.rows["lesions"].to_numpy(dtype=np.float32, na_value=np.nan)
+
+    @property
     def is_drawn(self) -> bool:
         """Every image is one of data=toy: nobody's photograph, and no network's memory of one."""
         return bool((self.rows["source"] == "toy").all())

@@ -47,9 +47,9 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     """The rows that `config["balance"]` adds to the training rows of `table`; None: it adds none.
 
     The run that holds them is made first, or found made. `balance.permute_labels` deals their severities anew among
-    them, as a null arm: the same images, the same counts. These labels say nothing if every severity has as many of the
-    images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say truly
-    that an image is of one of the two.
+    them, and with each its lesion count, as a null arm: the same images, the same counts. These labels say nothing if
+    every severity has as many of the images (balance.targets=null balance.budget=N balance.count=none); of two
+    severities alone they still say truly that an image is of one of the two.
     """
     if config["balance"]["kind"] == "none":
         if config["balance"]["only"]:
@@ -63,7 +63,8 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     added = ImageTable.read(make_rows(about, table).path)
     if config["balance"]["permute_labels"]:
         order = np.random.default_rng(config["seed"]).permutation(len(added))
-        added = replace(added, rows=added.rows.assign(severity=added.rows["severity"].to_numpy()[order]))
+        dealt = {column: added.rows[column].array[order] for column in ("severity", "lesions")}
+        added = replace(added, rows=added.rows.assign(**dealt))
     return added
 
 

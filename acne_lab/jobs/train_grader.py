@@ -149,7 +149,7 @@ def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd
     """Grade validation and test images with the best epoch's weights: the figures, and every test prediction."""
 
     def probabilities(loader: object) -> Tensor:
-        return torch.cat(trainer.predict(model, loader))
+        return torch.cat([probabilities for probabilities, _ in trainer.predict(model, loader)])
 
     classes = list(data.classes)
     val, tested = probabilities(data.val_dataloader()), probabilities(data.test_dataloader())

@@ -21,7 +21,7 @@ def make_table(labels, classes=CLASSES):
     rows = {
         "file_name": [f"images/{i}.png" for i in range(num)],
         "severity": [classes[label] if label >= 0 else "" for label in labels],
-        "lesions": None,
+        "lesions": [None if label == 1 else 10 * label for label in labels],
         "subject": [str(i) for i in range(num)],
         "split": "train",
         "source": "toy",
@@ -194,14 +194,15 @@ def grader_data(labels=(0,) * 40 + (1,) * 8, **arguments):
 
 def epoch_of(part, *, epoch=0, **arguments):
     batches = GraderBatches(parts=[part], batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), epoch=lambda: epoch, **arguments)
-    images, labels = (torch.cat(column) for column in zip(*batches))
+    images, labels, _ = (torch.cat(column) for column in zip(*batches))
     return images, labels
 
 
 def test_test_images_come_once_in_row_order_and_never_augmented():
     data = grader_data(augment=ClassicalAugment(mirror=1, brightness=0.5), balanced=True)
     for loader, (table, pixels) in ((data.test_dataloader(), data.test), (data.val_dataloader(), data.val)):
-        images, labels = (torch.cat(column) for column in zip(*loader))
+        images, labels, counts = (torch.cat(column) for column in zip(*loader))
+        np.testing.assert_array_equal(counts, [np.nan if label == 1 else 10 * label for label in table.labels])
         assert labels.tolist() == table.labels.tolist()
         expected = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
         assert torch.equal(images, expected)
