@@ -5,7 +5,6 @@ a score up. It says nothing of places that push it down, it is as coarse as that
 compare with a network of random weights (Adebayo et al., NeurIPS 2018).
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acne_lab.grade.backbone import build_backbone
+from acne_lab.grade.heads import Graded
 from acne_lab.grade.module import Grader
+from acne_lab.metrics.calibration import Decision
 
 INSTALL = "pip install 'acne-lab[explain]'"
 LEAST_CELLS = 14  # those of a ViT of 224 px
@@ -23,7 +23,9 @@ SCORES = ("severity", "prediction")
 Reshape = Callable[[Tensor], Tensor]
 
 
-def attributions(grader: Grader, images: Tensor, *, stage: int = -1) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def attributions(
+    grader: Grader, images: Tensor, *, stage: int = -1, decision: Decision | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Grad-CAM of photographs, for two questions at once.
 
     Args:
@@ -31,11 +33,12 @@ def attributions(grader: Grader, images: Tensor, *, stage: int = -1) -> tuple[np
         images: [B, 3, R, R], normalised, as it is trained on.
         stage: of the backbone's stages (timm's `feature_info`), -1 the last. An earlier one has finer maps, which are
             further from the decision.
+        decision: how probabilities become the predicted class; None: it is the most probable one.
 
     Returns:
         probabilities float32 [B, C], and maps float32 [B, h, w] >= 0 over what the backbone sees of the images:
-        "severity": what raises the grade, by the expected class number or, of a head that counts, the lesions;
-        "prediction": what speaks for the predicted class and against all others, by its log-odds.
+        "severity": what raises the grade, by the expected class number or, of a head that regresses the lesion count,
+        by that; "prediction": what speaks for the predicted class and against all others, by its log-odds.
 
     Raises:
         ValueError: pytorch-grad-cam is not installed, or the backbone has no such stage, or none with places.
@@ -50,7 +53,7 @@ def attributions(grader: Grader, images: Tensor, *, stage: int = -1) -> tuple[np
     images = images.detach().requires_grad_()  # gradients flow also where every weight is frozen
     with torch.enable_grad(), GradCAM(grader, [layer], as_map(grader.backbone, layer)) as cam:
         hooks = cam.activations_and_grads
-        probabilities, scores = _scores(grader, hooks(images))
+        probabilities, scores = _scores(grader.head.graded(hooks(images)), decision or Decision())
         maps = {}
         for name, score in scores.items():
             torch.autograd.grad(score.sum(), images, retain_graph=True)
@@ -109,15 +112,17 @@ def seen_by_backbone(grader: Grader, images: Tensor) -> Tensor:
     return seen[0]
 
 
-def _scores(grader: Grader, outputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _scores(graded: Graded, decision: Decision) -> tuple[Tensor, dict[str, Tensor]]:
     """Probabilities [B, C], and for each question a number [B] that the network is asked to raise."""
-    probabilities = outputs.float().softmax(dim=1)
+    probabilities, counts = graded
     grades = torch.arange(probabilities.shape[1], dtype=probabilities.dtype, device=probabilities.device)
-    top = probabilities.argmax(dim=1, keepdim=True)
-    others = probabilities.scatter(1, top, 0).sum(dim=1)
+    severity = counts if counts is not None and counts.requires_grad else probabilities @ grades
+    top = torch.as_tensor(decision.predicted(probabilities.detach().cpu().numpy()), device=probabilities.device)
+    others = probabilities.scatter(1, top[:, None], 0).sum(dim=1)
     # Log-odds, not the probability: its gradient does not vanish where the grader is sure.
-    odds = probabilities.gather(1, top).squeeze(1).log() - others.clamp(min=torch.finfo(others.dtype).tiny).log()
-    return probabilities, dict(zip(SCORES, (probabilities @ grades, odds)))
+    least = torch.finfo(others.dtype).tiny
+    odds = probabilities.gather(1, top[:, None]).squeeze(1).clamp(min=least).log() - others.clamp(min=least).log()
+    return probabilities, dict(zip(SCORES, (severity, odds)))
 
 
 def target_layer(backbone: nn.Module, stage: int = -1) -> nn.Module:
@@ -172,10 +177,4 @@ def randomised(grader: Grader, *, seed: int) -> Grader:
     """The same network with random weights throughout: what its attributions show, the training has not put there."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        other = copy.deepcopy(grader)
-        hparams = grader.hparams
-        other.backbone = build_backbone(hparams["backbone"], kwargs=hparams["backbone_kwargs"])
-        for module in other.head.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-    return other.to(grader.device).eval()
+        return Grader(**grader.hparams).to(grader.device).eval()

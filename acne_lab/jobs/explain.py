@@ -5,7 +5,8 @@ the same severity (what looking at faces is worth), and the same network with ra
 a network that has learned nothing). The validation photographs are shown by default: the test split is opened once.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,11 +21,12 @@ from acne_lab.data.slices import photo_sizes, slice_columns
 from acne_lab.data.table import SPLITS, ImageTable
 from acne_lab.grade.explain import SCORES, attributions, randomised, seen_by_backbone, stage_of, view
 from acne_lab.grade.module import Grader
-from acne_lab.jobs.graders import load_grader
+from acne_lab.jobs.graders import load_grader, require_classes
 from acne_lab.jobs.patches import boxes_of, spread
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.attribution import Hits, coverage, enlarged, hit_rate, hits, hits_elsewhere, pointing_rate
+from acne_lab.metrics.calibration import Decision
 from acne_lab.metrics.two_sample import MIN_SUBJECTS, Estimate
 from acne_lab.report.explain import Shown, write_explanation
 from acne_lab.runs import Run, file_key, find_table, open_run
@@ -58,11 +60,7 @@ def explain(config: dict) -> Run:
             raise ValueError(f"{name} must be at least {least}, not {config[name]}")
     grader, of, _ = load_grader(config["run"], config["runs_dir"])
     table = photographs_of(of, config)
-    if list(table.classes) != list(grader.classes):
-        raise ValueError(
-            f"{table.root} has the classes {list(table.classes)}, the grader {list(grader.classes)}: "
-            "give table=<one with the grader's classes>"
-        )
+    require_classes(grader, table)
     about = {name: value for name, value in config.items() if name != "table"}  # its content is in the key
     inputs = [of.key, table.key, file_key(table.root / "metadata.csv")]
     with open_run(about, job="explain", inputs=inputs) as run:
@@ -74,13 +72,14 @@ def explain(config: dict) -> Run:
         photos = prepared_photographs(grader, table, of, config)
         side = seen_by_backbone(grader, photos.images[:1].to(grader.device)).shape[-1]
         stage = stage_of(grader.backbone, side) if config["stage"] is None else config["stage"]
-        about = {"stage": stage, "batch_size": config["batch_size"]}
+        decision = Decision(**of.metrics.get("decision", {}))
+        about = {"stage": stage, "batch_size": config["batch_size"], "decision": decision}
         probabilities, maps = explained(grader, photos, **about, what="grader")
         random = []
         for number in range(config["num_random"]):
             network = randomised(grader, seed=config["seed"] + number)
             random.append(explained(network, photos, **about, what=f"random weights {number + 1}")[1]["severity"])
-        rows = graded_rows(photos.table, probabilities)
+        rows = graded_rows(photos.table, probabilities, decision)
         found, of_each = figures(photos, rows, maps, random, seed=config["seed"])
         rows = pd.concat([rows, of_each], axis=1)
         rows.merge(slice_columns(photos.table), on="file_name").to_csv(run.path / "attributions.csv", index=False)
@@ -146,13 +145,13 @@ def prepared_photographs(grader: Grader, table: ImageTable, of: Run, config: dic
 
 
 def explained(
-    grader: Grader, photos: Photographs, *, stage: int, batch_size: int, what: str
+    grader: Grader, photos: Photographs, *, stage: int, batch_size: int, decision: Decision, what: str
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """`attributions` of all photographs."""
     probabilities, maps = [], {name: [] for name in SCORES}
     with tqdm(total=len(photos.images), desc=f"explain, {what}", unit="img") as bar:
         for images in photos.images.split(batch_size):
-            p, found = attributions(grader, images.to(grader.device), stage=stage)
+            p, found = attributions(grader, images.to(grader.device), stage=stage, decision=decision)
             probabilities.append(p)
             for name in SCORES:
                 maps[name].append(found[name])
@@ -160,12 +159,15 @@ def explained(
     return np.concatenate(probabilities), {name: np.concatenate(parts) for name, parts in maps.items()}
 
 
-def graded_rows(table: ImageTable, probabilities: np.ndarray) -> pd.DataFrame:
+def graded_rows(table: ImageTable, probabilities: np.ndarray, decision: Decision) -> pd.DataFrame:
     """file_name, subject, severity, lesions, predicted, confidence (its probability) and whether it is right."""
+    grades = decision.predicted(probabilities)
     rows = table.rows[["file_name", "subject", "severity", "lesions"]].reset_index(drop=True)
-    predicted = np.asarray(table.classes, dtype=object)[probabilities.argmax(axis=1)]
+    predicted = np.asarray(table.classes, dtype=object)[grades]
     return rows.assign(
-        predicted=predicted, confidence=probabilities.max(axis=1), right=predicted == rows["severity"].to_numpy()
+        predicted=predicted,
+        confidence=decision.calibrated(probabilities)[np.arange(len(rows)), grades],
+        right=predicted == rows["severity"].to_numpy(),
     )
 
 
@@ -181,7 +183,7 @@ def figures(
 
     Photographs whose lesions nobody has located, or without any, have no hit rate; without such there is no figure.
     """
-    n, located = len(rows), photos.located
+    located = photos.located
     columns = pd.DataFrame(index=rows.index)
     if not located.any():
         return {}, columns
@@ -196,7 +198,7 @@ def figures(
         large = enlarged(each[located])
         own, others = hits(large, on), hits_elsewhere(large, on, severity, subject)
         for name, values in (("inside", own.inside), ("pointed", own.pointed), ("area", own.area)):
-            column = np.full(n, np.nan)
+            column = np.full(len(rows), np.nan)
             column[located] = values
             columns["area" if name == "area" else f"{score}_{name}"] = column
         found[score] = {
@@ -208,25 +210,84 @@ def figures(
 
 
 def _figures_of(own: Hits, others: Hits, random: Hits, subjects: np.ndarray, *, seed: int) -> dict:
-    """Of one group of photographs: numbers of them, then figures as value, low and high (None: too few people)."""
-    silent = np.isnan(own.inside)
-    both = ~silent & ~np.isnan(others.inside)
-    found = {
-        "num_images": len(silent),
+    """Of one group of photographs: numbers of them, then each figure as {value, low, high} (None: too few people)."""
+
+    def estimate(rate: Callable, found: Hits) -> Estimate | None:
+        known = ~np.isnan(found.inside)
+        return rate(found.rows(known), subjects[known], seed=seed) if known.any() else None
+
+    estimates = {"hit_rate": estimate(hit_rate, own), "pointing": estimate(pointing_rate, own)}
+    for name, control in (("elsewhere", others), ("random", random)):
+        estimates[f"hit_rate_{name}"] = estimate(hit_rate, control)
+        estimates[f"pointing_{name}"] = estimate(pointing_rate, control)
+    if (elsewhere := estimates["hit_rate_elsewhere"]) is not None and elsewhere.value > 0:
+        same_people = estimate(hit_rate, Hits(own.inside + 0 * others.inside, own.area, own.pointed))
+        estimates["beyond_elsewhere"] = same_people.over(elsewhere)
+    enough = len(set(subjects)) >= MIN_SUBJECTS
+    return {
+        "num_images": len(subjects),
         "num_subjects": len(set(subjects)),
-        "num_silent": int(silent.sum()),  # maps without any attribution
+        "num_silent": int(np.isnan(own.inside).sum()),  # maps without any attribution
         "area": float(own.area.mean()),
+        **{name: _plain(each, enough=enough) for name, each in estimates.items() if each is not None},
     }
-    own_where_both, others = own.rows(both), others.rows(both)
-    estimates = {
-        "hit_rate": _of(hit_rate, own, ~silent, subjects, seed),
-        "hit_rate_elsewhere": _of(hit_rate, others, slice(None), subjects[both], seed),
-        "hit_rate_random": _of(hit_rate, random, ~np.isnan(random.inside), subjects, seed),
-        "pointing": _of(pointing_rate, own, ~silent, subjects, seed),
-        "pointing_elsewhere": _of(pointing_rate, others, slice(None), subjects[both], seed),
-        "pointing_random": _of(pointing_rate, random, ~np.isnan(random.pointed), subjects, seed),
+
+
+def _plain(estimate: Estimate, *, enough: bool) -> dict:
+    return asdict(estimate.interval) if enough else {"value": estimate.value, "low": None, "high": None}
+
+
+def _mean_hits(each: Sequence[Hits]) -> Hits:
+    """Of several networks on the same photographs; NaN where all of their maps are empty."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of an empty mean, which is NaN as it should
+        inside, pointed = (np.nanmean([getattr(hits, name) for hits in each], axis=0) for name in ("inside", "pointed"))
+    return Hits(inside, each[0].area, pointed)
+
+
+def median_lesion(photos: Photographs, side: int) -> float | None:
+    """Diameter of the median lesion in px of what the backbone sees."""
+    boxes = np.concatenate([each for each in photos.boxes if each is not None] or [np.empty((0, 4))])
+    if not len(boxes):
+        return None
+    return float(np.median(np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))) * side)
+
+
+def chosen_rows(rows: pd.DataFrame, num: int) -> list[int]:
+    """Positions of the photographs on the page: of each severity `num` graded right and `num` not, evenly spread."""
+    chosen = []
+    for _, group in rows.groupby(["severity", "right"]):
+        chosen += group.index[np.linspace(0, len(group) - 1, min(num, len(group))).round().astype(int)].tolist()
+    return chosen
+
+
+def shown(
+    grader: Grader,
+    photos: Photographs,
+    rows: pd.DataFrame,
+    maps: Mapping[str, np.ndarray],
+    random: np.ndarray,
+    chosen: list[int],
+) -> list[Shown]:
+    """The chosen photographs for the page, as the backbone sees them."""
+    mean, std = (torch.tensor(grader.data_config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    found = []
+    for i in chosen:
+        seen = seen_by_backbone(grader, photos.images[i : i + 1].to(grader.device))[0].cpu() * std + mean
+        pixels = (seen.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        each = {**{name: maps[name][i] for name in SCORES}, "random": random[i]}
+        found.append(
+            Shown(rows.iloc[i].to_dict(), pixels, {k: enlarged(m[None])[0] for k, m in each.items()}, photos.boxes[i])
+        )
+    return found
+
+
+def logged(found: Mapping[str, Mapping]) -> dict[str, float]:
+    """Numbers for the logger; pictures of photographs stay here."""
+    names = ("hit_rate", "hit_rate_elsewhere", "hit_rate_random", "pointing", "area")
+    return {
+        f"explain/{score}/{name}": value["value"] if isinstance(value, dict) else value
+        for score, groups in found.items()
+        for name in names
+        if (value := groups["all"].get(name)) is not None
     }
-    if (elsewhere := estimates["hit_rate_elsewhere"]) is not None:
-        estimates["beyond_elsewhere"] = hit_rate(own_where_both, subjects[both], seed=seed).over(elsewhere)
-    known = {name: _plain(estimate) for name, estimate in estimates.items() if estimate is not None}
-    return found | known

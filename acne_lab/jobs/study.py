@@ -31,7 +31,7 @@ from acne_lab.runs import Run, open_run, write_text
 from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
-JOBS = ("train", "generate", "balance", "evaluate")
+JOBS = ("train", "generate", "balance", "evaluate", "explain")
 FIGURES = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
 
 
