@@ -275,10 +275,9 @@ def shown(
     for i in chosen:
         seen = seen_by_backbone(grader, photos.images[i : i + 1].to(grader.device))[0].cpu() * std + mean
         pixels = (seen.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        each = {**{name: maps[name][i] for name in SCORES}, "random": random[i]}
-        found.append(
-            Shown(rows.iloc[i].to_dict(), pixels, {k: enlarged(m[None])[0] for k, m in each.items()}, photos.boxes[i])
-        )
+        heat = {**{name: maps[name][i] for name in SCORES}, "random": random[i]}
+        large = {name: enlarged(each[None])[0] for name, each in heat.items()}
+        found.append(Shown(rows.iloc[i].to_dict(), pixels, large, photos.boxes[i]))
     return found
 
 

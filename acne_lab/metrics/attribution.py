@@ -32,11 +32,11 @@ def coverage(boxes: np.ndarray, side: int = SIDE) -> np.ndarray:
             square is cut off. The smallest ones count as a quarter of a cell wide.
     """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = np.maximum((boxes[:, 2:] - boxes[:, :2]) * DILATION, 1 / (FINE * side)) / 2
-    corners = np.concatenate([middle - half, middle + half], axis=1) * FINE * side
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) * DILATION / 2
+    first, last = (np.floor(corner * FINE * side + 0.5).astype(int) for corner in (middle - half, middle + half))
+    last = np.maximum(last, first + 1)
     fine = np.zeros((FINE * side, FINE * side), dtype=bool)
-    for x0, y0, x1, y1 in np.clip(np.rint(corners), 0, FINE * side).astype(int):
+    for x0, y0, x1, y1 in np.clip(np.concatenate([first, last], axis=1), 0, FINE * side):
         fine[y0:y1, x0:x1] = True
     return fine.reshape(side, FINE, side, FINE).mean(axis=(1, 3), dtype=np.float32)
 
@@ -103,7 +103,7 @@ def hit_rate(found: Hits, subjects: Sequence[str], *, seed: int = 0) -> Estimate
 
 
 def pointing_rate(found: Hits, subjects: Sequence[str], *, seed: int = 0) -> Estimate:
-    """How often the highest place is on a lesion: the pointing game (Zhang et al., IJCV 2018, section 4.1)."""
+    """How often the highest place is on a lesion: the pointing game (Zhang et al., IJCV 2018)."""
     known = ~np.isnan(found.pointed)
     ones = np.ones(known.sum())
     return ratio_by_subject(found.pointed[known], ones, np.asarray(subjects)[known], seed=seed)

@@ -198,11 +198,11 @@ def reading(metrics: dict) -> list[str]:
         told += [
             "A hit rate is the share of the heat on lesions (their boxes and a rim of a quarter of their width), over "
             "the share of the picture that they cover: 1 is chance. Intervals are over people, 95 %.",
-            "“Lesions of other people”: the same heat, beside the lesions of others of the same severity. Whoever looks "
-            "at cheeks and foreheads hits some. “Beyond these” is the hit rate in times of that one: what the grader "
-            "owes to this very photograph's lesions. “Random weights”: the same network, untrained, mean of "
-            f"{counted(metrics['num_random'], 'network')}; a method that shows as much there shows the picture's edges "
-            "and not what was learned.",
+            "“Lesions of other people”: the same heat, beside the lesions of others of the same severity. Whoever "
+            "looks at cheeks and foreheads hits some. “Beyond these” is the hit rate in times of that one: what the "
+            "grader owes to this very photograph's lesions. “Random weights”: the same network, untrained, mean of "
+            f"{counted(metrics['num_random'], 'network')}; a method that shows as much there shows the edges in a "
+            "picture, and not what was learned.",
             "For a mild face the answer may well rest on clear skin: heat beside the lesions is no error there. The "
             "first question, what raises the grade, has lesions for an answer at every severity.",
         ]
@@ -241,5 +241,11 @@ def verdict(found: Mapping[str, Figure]) -> str:
     if beyond is None or beyond["low"] is None:
         return f"{start} Nobody else has this severity: how much looking at faces alone is worth cannot be said."
     if beyond["low"] > 1:
-        return f"{start} It follows the lesions of each photograph, and not only where lesions usually are: {said(beyond)} times as much as the lesions of other people."
-    return f"{start} But the lesions of other people are hit as well: beside these it is {said(beyond)} times as much. The grader looks where lesions usually are; that it sees them is not shown."
+        return (
+            f"{start} It follows the lesions of each photograph, and not only where lesions usually are: "
+            f"{said(beyond)} times as much as the lesions of other people."
+        )
+    return (
+        f"{start} But the lesions of other people are hit as well: beside these it is {said(beyond)} times as much. "
+        "The grader looks where lesions usually are; that it sees them is not shown."
+    )
