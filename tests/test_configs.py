@@ -3,12 +3,14 @@
 import pytest
 import torch
 from PIL import Image
+from timm.models import is_model_pretrained
 from tiny import TINY_GAN, TINY_GRADER, TINY_REFINER, TOY, composed, tiny_weights
 
 from acne_lab.build import CONF_DIR, build, divide
 from acne_lab.edit.module import RefinerTraining
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
+from acne_lab.grade.finetune import build_optimizer
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
 from acne_lab.jobs.graders import load_grader
@@ -23,6 +25,7 @@ def options(group: str) -> list[str]:
 ROOTS = sorted(path.stem for path in CONF_DIR.glob("*.yaml") if path.stem != "base")
 GAN = ("experiment=gan_base",)
 GRADER = ("experiment=grader",)
+SMALL_BACKBONES = ("byobnet", "test_resnet", "test_vit")  # those that start from random weights
 
 
 def test_every_group_is_covered_here():
@@ -160,11 +163,38 @@ def test_augmentation_policies(name, toy_runs):
 
 
 @pytest.mark.parametrize("name", options("backbone"))
-def test_graders_build_and_grade(name):
+def test_backbones_build_and_grade(name):
+    """At the size that timm's data config names, on tensors without memory; the weights that are named exist."""
+    config = composed("train", *GRADER, f"backbone={name}")["model"]
+    assert is_model_pretrained(config["backbone"])
+    assert config["pretrained"] == {"tf_efficientnet_lite0": "package"}.get(name, name not in SMALL_BACKBONES)
+    with torch.device("meta"), torch.no_grad():
+        model = build({**config, "pretrained": False}, classes=["a", "b"]).eval()
+        assert isinstance(model, Grader)
+        assert model.preprocess.input_size == (config["input_size"] or model.data_config["input_size"][-1])
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SMALL_BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in options("backbone")],
+)
+def test_backbones_learn(name):
+    """A step on images as small as the network lets them be: the loss reaches every weight."""
     config = composed("train", *GRADER, f"backbone={name}", "model.pretrained=false")
-    model = build(config["model"], classes=["a", "b"])
-    assert isinstance(model, Grader)
-    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    torch.manual_seed(0)
+    side = {"swin_tiny_patch4_window7_224": 224, "vit_small_patch14_dinov2": 112}.get(name, 96)
+    model = build({**config["model"], "input_size": side, "drop_rate": 0.0}, classes=["a", "b"])
+    optimizer = build_optimizer(model.optimizer, model.backbone, model.head, layer_decay=model.layer_decay)
+    first, *_, last = model.parameters()
+    before = first.clone(), last.clone()
+    outputs = model(torch.randn(2, 3, side, side))
+    loss = model.head.loss(outputs, torch.tensor([0, 1]), torch.zeros(2), class_weights=model.class_weights)
+    loss.backward()
+    optimizer.step()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+    assert not torch.equal(first, before[0])
+    assert not torch.equal(last, before[1])
 
 
 @pytest.mark.parametrize("name", options("head"))

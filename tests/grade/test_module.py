@@ -9,7 +9,7 @@ import torch
 from acne_lab.data.augment import ClassicalAugment
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
-from acne_lab.grade.heads import SoftmaxHead
+from acne_lab.grade.heads import HEADS, CountHead, LdlHead, SoftmaxHead
 from acne_lab.grade.module import Grader
 
 CLASSES = ("mild", "moderate", "severe", "very_severe")
@@ -121,10 +121,13 @@ class StopAfter(pl.Callback):
         trainer.should_stop = trainer.current_epoch + 1 == self.num_epochs
 
 
-def test_a_resumed_run_ends_in_the_same_weights(tmp_path):
+@pytest.mark.parametrize(
+    "arguments", [{}, {"head": functools.partial(CountHead), "schedule": "step", "milestones": [3]}]
+)
+def test_a_resumed_run_ends_in_the_same_weights(tmp_path, arguments):
     def run(num_epochs, ckpt_path=None):
         pl.seed_everything(0, verbose=False)
-        grader, data = make_grader(), make_data(augment=ClassicalAugment(brightness=0.2))
+        grader, data = make_grader(**arguments), make_data(augment=ClassicalAugment(brightness=0.2))
         trainer = quiet_trainer(max_epochs=4, callbacks=[StopAfter(num_epochs)])
         trainer.fit(grader, data, ckpt_path=ckpt_path)
         return grader, trainer
@@ -136,8 +139,10 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_checkpoint_is_plain_and_rebuilds_the_grader(tmp_path):
-    grader = make_grader(backbone="resnet18", backbone_kwargs={"channels": [8, 16, 24, 32]}, class_weighted=True)
+@pytest.mark.parametrize("head", [functools.partial(SoftmaxHead, label_smoothing=0.1), functools.partial(CountHead)])
+def test_checkpoint_is_plain_and_rebuilds_the_grader(tmp_path, head):
+    narrow = {"backbone": "resnet18", "backbone_kwargs": {"channels": [8, 16, 24, 32]}}
+    grader = make_grader(**narrow, class_weighted=True, head=head)
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(grader, make_data())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -156,6 +161,94 @@ def test_class_weights_come_from_the_training_set():
     quiet_trainer(max_epochs=1).fit(grader, make_data(train=[part], balanced=False))
     weights = grader.class_weights
     assert torch.allclose(weights / weights[0], torch.tensor([1.0, 1.0, 1.0, 4.0]))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_trains_and_predicts(name):
+    """On a table of which one image in four is counted; only heads that tell a count log its error."""
+    pl.seed_everything(0, verbose=False)
+    table, pixels = dotted_faces(32)
+    rows = table.rows.assign(lesions=table.rows["lesions"].where(np.arange(32) // 4 % 4 == 0))
+    part = ImageTable(root="nowhere", rows=rows, classes=CLASSES), pixels
+    assert np.isnan(part[0].lesion_counts).sum() == 24
+    grader, data = make_grader(head=functools.partial(HEADS[name]), class_weighted=True), make_data(train=[part])
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(grader, data)
+    assert ("val/mae_count" in trainer.callback_metrics) == grader.head.uses_counts
+    probabilities, counts = (torch.cat(column) for column in zip(*trainer.predict(grader, data.test_dataloader())))
+    assert probabilities.shape == (12, 4)
+    assert probabilities.dtype == counts.dtype == torch.float32
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(12), atol=1e-5)
+    assert counts.isnan().all() if not grader.head.uses_counts else counts.isfinite().all()
+
+
+def uncounted(part):
+    table, pixels = part
+    return ImageTable(root="nowhere", rows=table.rows.assign(lesions=None), classes=CLASSES), pixels
+
+
+@pytest.mark.parametrize("head", [LdlHead, CountHead])
+def test_heads_of_counts_refuse_a_table_without_counts(head):
+    data = make_data(train=[uncounted(dotted_faces(32))])
+    with pytest.raises(ValueError, match=r"no training image has one: .* or choose head=softmax, focal, coral or corn"):
+        quiet_trainer(max_epochs=1).fit(make_grader(head=functools.partial(head)), data)
+
+
+def test_validation_without_counts_has_no_error_of_counts():
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(make_grader(head=functools.partial(LdlHead)), make_data(val=uncounted(dotted_faces(8, seed=1))))
+    assert "val/mae_count" not in trainer.callback_metrics
+
+
+def test_the_error_of_counts_is_that_of_counted_images():
+    table, pixels = dotted_faces(8, seed=1)
+    val = ImageTable(root="nowhere", rows=table.rows.assign(lesions=[10, 2] + [None] * 6), classes=CLASSES), pixels
+    grader = make_grader(head=functools.partial(CountHead))
+    torch.nn.init.zeros_(grader.head.linear.weight)
+    torch.nn.init.zeros_(grader.head.linear.bias)  # a root of 4, a count of 16
+    trainer = quiet_trainer()
+    trainer.validate(grader, make_data(val=val), verbose=False)
+    assert trainer.callback_metrics["val/mae_count"] == (6 + 14) / 2
+
+
+def test_a_grader_that_gives_one_answer_has_a_score():
+    grader = make_grader()
+    torch.nn.init.zeros_(grader.head.linear.weight)
+    grader.head.linear.bias.data = torch.tensor([0.0, 1e3, 0.0, 0.0])
+    trainer = quiet_trainer()
+    trainer.validate(grader, make_data(), verbose=False)
+    assert trainer.callback_metrics["val/balanced_accuracy"] == 0.25
+    assert trainer.callback_metrics["val/loss"].isfinite()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_an_error(value):
+    grader, data = make_grader(), make_data()
+    torch.nn.init.constant_(grader.head.linear.bias, value)
+    with pytest.raises(ValueError, match=r"outputs for 12 of 12 images are not finite: lower the learning rate"):
+        quiet_trainer().predict(grader, data.test_dataloader())
+    with pytest.raises(ValueError, match="lower the learning rate"):
+        quiet_trainer().validate(grader, data, verbose=False)
+
+
+def test_features_are_dropped_only_while_training():
+    grader, images = make_grader(drop_rate=0.5).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(grader(images), grader.head(grader.features(images)))
+        grader.dropout.train()
+        assert not torch.equal(grader(images), grader.head(grader.features(images)))
+
+
+def test_the_learning_rate_falls_after_the_milestones():
+    rates = []
+
+    class Rates(pl.Callback):
+        def on_train_batch_start(self, trainer, *args):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    grader = make_grader(lr=0.01, schedule="step", milestones=[1, 3], decay=0.1, warmup=0.0)
+    quiet_trainer(max_epochs=4, callbacks=[Rates()]).fit(grader, make_data())  # 2 steps an epoch
+    assert rates == pytest.approx([0.01] * 2 + [0.001] * 4 + [0.0001] * 2)
 
 
 def test_divergence_is_an_error_that_names_the_learning_rate():
