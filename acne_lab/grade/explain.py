@@ -177,4 +177,6 @@ def randomised(grader: Grader, *, seed: int) -> Grader:
     """The same network with random weights throughout: what its attributions show, the training has not put there."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Grader(**grader.hparams).to(grader.device).eval()
+        other = Grader(**grader.hparams)
+    other.use_average()  # of its weights as they are: it keeps no second copy
+    return other.to(grader.device).eval()

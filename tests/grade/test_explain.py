@@ -31,9 +31,10 @@ CONVOLUTIONS = ("test_resnet", "test_efficientnet", "test_byobnet", "test_convne
 BACKBONES = (*CONVOLUTIONS, "test_vit", "test_vit2", "test_mambaout")  # a class token, a mean of tokens, [B, h, w, C]
 
 
-def grader(backbone="test_resnet", head=SoftmaxHead, **arguments):
+def grader(backbone="test_resnet", head=SoftmaxHead, *, input_size=64, crop_pct=1.0, interpolation=None):
     torch.manual_seed(0)
-    return Grader(backbone=backbone, head=partial(head), classes=CLASSES, **arguments).eval()
+    way_in = {"input_size": input_size, "crop_pct": crop_pct, "interpolation": interpolation}
+    return Grader(backbone=backbone, head=partial(head), classes=CLASSES, **way_in).eval()
 
 
 class Colours(nn.Module):
@@ -117,7 +118,7 @@ def log_odds(probabilities):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_maps_are_those_of_the_paper_on_every_kind_of_backbone(name):
-    network = grader(name)
+    network = grader(name, input_size=160)
     images = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(1))
     before = [parameter.clone() for parameter in network.parameters()]
     probabilities, maps = attributions(network, images)
@@ -189,26 +190,18 @@ def test_the_stage_that_is_fine_enough(side, cells):
 # ---- what the backbone sees ------------------------------------------------------------------------------------
 
 
-class Cropping(Grader):
-    """Resizes, then cuts the middle out, as backbones with a crop_pct want it."""
-
-    def features(self, images):
-        large = F.interpolate(images, 80, mode="bicubic", antialias=True)
-        return self.backbone(large[..., 8:72, 4:68])
-
-
-WAYS_IN = ((Grader, 100, 64), (Grader, 64, 96), (Cropping, 128, None))  # smaller, larger, cropped
+WAYS_IN = ((100, 64, 1.0, "bilinear"), (64, 96, 1.0, "bicubic"), (128, 64, 0.8, "bicubic"), (90, 75, 0.875, "bilinear"))
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-@pytest.mark.parametrize(("cls", "resolution", "input_size"), WAYS_IN)
-def test_a_lesion_lies_where_the_network_sees_it(fit, cls, resolution, input_size):
+@pytest.mark.parametrize(("resolution", "input_size", "crop_pct", "interpolation"), WAYS_IN)
+def test_a_lesion_lies_where_the_network_sees_it(fit, resolution, input_size, crop_pct, interpolation):
     """From pixels of the photograph to those behind packing and preprocessing: a red square says where it went."""
     photo = np.zeros((200, 260, 3), np.uint8)
     box = (120, 90, 150, 130)
     photo[box[1] : box[3], box[0] : box[2], 0] = 255
     packed = np.asarray(fit_square(Image.fromarray(photo), resolution, fit))
-    network = cls(backbone="test_resnet", head=partial(SoftmaxHead), classes=CLASSES, input_size=input_size).eval()
+    network = grader(input_size=input_size, crop_pct=crop_pct, interpolation=interpolation)
     images = torch.from_numpy(np.array(packed)).permute(2, 0, 1)[None].float() / 255
     red = seen_by_backbone(network, images)[0, 0].numpy()
     side = len(red)
