@@ -136,7 +136,9 @@ def target_layer(backbone: nn.Module, stage: int = -1) -> nn.Module:
     """
     info = backbone.feature_info
     if not -len(info) <= stage < 0:
-        raise ValueError(f"stage must be -1 (the last) to {-len(info)} (the first) of this backbone, not {stage}")
+        raise ValueError(
+            f"the backbone_stage must be -1 (the last) to {-len(info)} (the first) of this backbone, not {stage}"
+        )
     module = backbone.get_submodule(info[stage]["module"])
     return module.norm1 if hasattr(backbone, "num_prefix_tokens") and hasattr(module, "norm1") else module
 

@@ -27,10 +27,12 @@ from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.attribution import Hits, coverage, enlarged, hit_rate, hits, hits_elsewhere, pointing_rate
 from acne_lab.metrics.calibration import Decision
-from acne_lab.metrics.two_sample import MIN_SUBJECTS, Estimate
+from acne_lab.metrics.two_sample import Estimate
 from acne_lab.report.explain import Shown, write_explanation
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
+
+LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +41,19 @@ class Photographs:
 
     Args:
         table: N photographs.
-        images: float32 [N, 3, R, R], normalised for the grader.
+        pixels: uint8 [N, R, R, 3].
         boxes: of each the lesions, float [M, 4] in sides of what the backbone sees; None: nobody has located them.
     """
 
     table: ImageTable
-    images: Tensor
+    pixels: np.ndarray
     boxes: list[np.ndarray | None]
+
+    def batch(self, chosen: slice, grader: Grader) -> Tensor:
+        """Some of the photographs, [B, 3, R, R], normalised for the grader and on its device."""
+        mean, std = _normalisation(grader)
+        images = torch.from_numpy(self.pixels[chosen]).permute(0, 3, 1, 2).float() / 255
+        return ((images - mean) / std).to(grader.device)
 
     @property
     def located(self) -> np.ndarray:
@@ -70,8 +78,8 @@ def explain(config: dict) -> Run:
             torch.set_num_threads(config["num_threads"])
         grader.to("cuda" if torch.cuda.is_available() else "cpu")
         photos = prepared_photographs(grader, table, of, config)
-        side = seen_by_backbone(grader, photos.images[:1].to(grader.device)).shape[-1]
-        stage = stage_of(grader.backbone, side) if config["stage"] is None else config["stage"]
+        side = seen_by_backbone(grader, photos.batch(slice(1), grader)).shape[-1]
+        stage = stage_of(grader.backbone, side) if config["backbone_stage"] is None else config["backbone_stage"]
         decision = Decision(**of.metrics.get("decision", {}))
         about = {"stage": stage, "batch_size": config["batch_size"], "decision": decision}
         probabilities, maps = explained(grader, photos, **about, what="grader")
@@ -130,9 +138,6 @@ def prepared_photographs(grader: Grader, table: ImageTable, of: Run, config: dic
     chosen = spread(table.rows, config["num_images"], seed=config["seed"]).index
     keep = table.rows.index.isin(chosen)
     table, pixels = table.only(pd.Series(keep)), pixels[keep]
-    data = grader.data_config
-    mean, std = (torch.tensor(data[name]).view(3, 1, 1) for name in ("mean", "std"))
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std
     resolution, fit = of.config["data"]["resolution"], of.config["data"]["fit"]
     seen = view(grader, resolution)
     boxes = []
@@ -141,7 +146,7 @@ def prepared_photographs(grader: Grader, table: ImageTable, of: Run, config: dic
         if known is not None:
             known = seen.boxes(fit_boxes(known, size, resolution, fit) / resolution)
         boxes.append(known)
-    return Photographs(table, images, boxes)
+    return Photographs(table, pixels, boxes)
 
 
 def explained(
@@ -149,9 +154,10 @@ def explained(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """`attributions` of all photographs."""
     probabilities, maps = [], {name: [] for name in SCORES}
-    with tqdm(total=len(photos.images), desc=f"explain, {what}", unit="img") as bar:
-        for images in photos.images.split(batch_size):
-            p, found = attributions(grader, images.to(grader.device), stage=stage, decision=decision)
+    with tqdm(total=len(photos.pixels), desc=f"explain, {what}", unit="img") as bar:
+        for start in range(0, len(photos.pixels), batch_size):
+            images = photos.batch(slice(start, start + batch_size), grader)
+            p, found = attributions(grader, images, stage=stage, decision=decision)
             probabilities.append(p)
             for name in SCORES:
                 maps[name].append(found[name])
@@ -210,7 +216,7 @@ def figures(
 
 
 def _figures_of(own: Hits, others: Hits, random: Hits, subjects: np.ndarray, *, seed: int) -> dict:
-    """Of one group of photographs: numbers of them, then each figure as {value, low, high} (None: too few people)."""
+    """Of one group of photographs: numbers of them, and figures as {value, low, high} (None: it cannot be told)."""
 
     def estimate(rate: Callable, found: Hits) -> Estimate | None:
         known = ~np.isnan(found.inside)
@@ -223,7 +229,7 @@ def _figures_of(own: Hits, others: Hits, random: Hits, subjects: np.ndarray, *, 
     if (elsewhere := estimates["hit_rate_elsewhere"]) is not None and elsewhere.value > 0:
         same_people = estimate(hit_rate, Hits(own.inside + 0 * others.inside, own.area, own.pointed))
         estimates["beyond_elsewhere"] = same_people.over(elsewhere)
-    enough = len(set(subjects)) >= MIN_SUBJECTS
+    enough = len(set(subjects)) >= LEAST_PEOPLE
     return {
         "num_images": len(subjects),
         "num_subjects": len(set(subjects)),
@@ -234,7 +240,9 @@ def _figures_of(own: Hits, others: Hits, random: Hits, subjects: np.ndarray, *, 
 
 
 def _plain(estimate: Estimate, *, enough: bool) -> dict:
-    return asdict(estimate.interval) if enough else {"value": estimate.value, "low": None, "high": None}
+    interval = estimate.interval
+    tells = enough and interval.low < interval.high  # else it is the same whoever is drawn
+    return asdict(interval) if tells else {"value": interval.value, "low": None, "high": None}
 
 
 def _mean_hits(each: Sequence[Hits]) -> Hits:
@@ -270,15 +278,20 @@ def shown(
     chosen: list[int],
 ) -> list[Shown]:
     """The chosen photographs for the page, as the backbone sees them."""
-    mean, std = (torch.tensor(grader.data_config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    mean, std = _normalisation(grader)
     found = []
     for i in chosen:
-        seen = seen_by_backbone(grader, photos.images[i : i + 1].to(grader.device))[0].cpu() * std + mean
-        pixels = (seen.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        seen = seen_by_backbone(grader, photos.batch(slice(i, i + 1), grader))[0].cpu()
+        pixels = ((seen * std + mean).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         heat = {**{name: maps[name][i] for name in SCORES}, "random": random[i]}
         large = {name: enlarged(each[None])[0] for name, each in heat.items()}
         found.append(Shown(rows.iloc[i].to_dict(), pixels, large, photos.boxes[i]))
     return found
+
+
+def _normalisation(grader: Grader) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [3, 1, 1] of pixels in 0..1, as the backbone wants them."""
+    return tuple(torch.tensor(grader.data_config[name]).view(3, 1, 1) for name in ("mean", "std"))
 
 
 def logged(found: Mapping[str, Mapping]) -> dict[str, float]:

@@ -5,6 +5,7 @@ Everything comes as plain numbers and pixels. The page does not know whether the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from acne_lab.report import plots
 from acne_lab.report.heat import heat_picture
 from acne_lab.report.parts import Drawing, Picture, as_drawing, counted, html_templates, slug
 
-SHEET_SIDE, PAGE_SIDE = 448, 352  # px of a picture on a sheet and on the page
+SIDE = 400  # px of a picture: twice what the page shows, for sharp screens
 TITLES = ("photograph", "what raises the grade", "what speaks for its answer", "random weights: raises")
 MAPS = ("severity", "prediction", "random")  # of the last three
 OUTCOMES = {True: "graded right", False: "graded wrong"}
@@ -41,10 +42,12 @@ class Shown:
     maps: Mapping[str, np.ndarray]
     boxes: np.ndarray | None
 
-    def pictures(self, side: int) -> list[Image.Image]:
+    @cached_property
+    def pictures(self) -> list[Image.Image]:
+        """Those of `TITLES`."""
         boxes = np.empty((0, 4)) if self.boxes is None else self.boxes
-        plain = heat_picture(self.pixels, None, boxes[:0], side=side)
-        return [plain, *(heat_picture(self.pixels, self.maps[name], boxes, side=side) for name in MAPS)]
+        plain = heat_picture(self.pixels, None, boxes[:0], side=SIDE)
+        return [plain, *(heat_picture(self.pixels, self.maps[name], boxes, side=SIDE) for name in MAPS)]
 
 
 def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Path:
@@ -63,8 +66,8 @@ def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Pa
             if not here:
                 continue
             sheet = plots.contact_sheet(
-                [each.pictures(SHEET_SIDE) for each in here],
-                side=SHEET_SIDE,
+                [each.pictures for each in here],
+                side=SIDE,
                 captions=[TITLES],
                 title=f"{severity}, {outcome}",
             )
@@ -88,12 +91,12 @@ def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Pa
 
 def on_page(each: Shown) -> list[Picture]:
     titles = (f"{each.row['file_name']}: {title}" for title in TITLES)
-    return [Picture(picture, title) for picture, title in zip(each.pictures(PAGE_SIDE), titles)]
+    return [Picture(picture, title) for picture, title in zip(each.pictures, titles)]
 
 
 def label(row: Mapping) -> list[str]:
     """What stands beside a row of pictures."""
-    lines = [f"{row['predicted']} ({row['confidence']:.2f})" if not row["right"] else f"sure: {row['confidence']:.2f}"]
+    lines = [f"{row['predicted']}, {row['confidence']:.2f}"]
     if not pd.isna(row["lesions"]):
         lines.append(counted(int(row["lesions"]), "lesion"))
     inside, area = row.get("severity_inside"), row.get("area")
@@ -169,7 +172,7 @@ def with_interval(figure: Figure | None, form: str) -> tuple[str, str]:
     if figure is None:
         return "", ""
     if figure["low"] is None:
-        return form.format(figure["value"]), "too few people"
+        return form.format(figure["value"]), "no interval"
     return form.format(figure["value"]), f"{form.format(figure['low'])} to {form.format(figure['high'])}"
 
 
@@ -210,7 +213,7 @@ def reading(metrics: dict) -> list[str]:
     size = f"; the median lesion is {metrics['lesion_px']:.1f} px wide" if metrics["lesion_px"] is not None else ""
     told.append(
         f"The maps are of stage {metrics['stage']} of {metrics['num_stages']}, {metrics['map_side']} x "
-        f"{metrics['map_side']} places of {cell:.0f} px each{size}. A later stage (stage=-1 is the last) is nearer to "
+        f"{metrics['map_side']} places of {cell:.0f} px each{size}. A later stage (backbone_stage=-1 is the last) is nearer to "
         "the decision and coarser, an earlier one finer and further from it."
     )
     told.append(
@@ -234,7 +237,9 @@ def verdict(found: Mapping[str, Figure]) -> str:
     """Whether the heat lies on these lesions, on where lesions usually are, or where chance has it."""
     rate, beyond = found["hit_rate"], found.get("beyond_elsewhere")
     if rate["low"] is None:
-        return f"Lesions of {found['num_subjects']} people are too few for an interval: no verdict."
+        return f"{counted(found['num_subjects'], 'subject')} cannot say how far the figures may be off: no verdict."
+    if rate["high"] < 1:
+        return f"The heat lies on lesions less than by chance: hit rate {said(rate)}. Something else raises the grade."
     if rate["low"] <= 1:
         return f"The heat is not told apart from chance: hit rate {said(rate)}."
     start = f"The heat lies on lesions more than by chance: hit rate {said(rate)}."

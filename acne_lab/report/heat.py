@@ -5,7 +5,9 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
 COLOURS = colormaps["inferno"]
-WIDTH = 4  # times as large an outline is drawn, and then reduced: Pillow draws no smooth ones
+FINE = 3  # times as large an outline is drawn, and then reduced: Pillow draws no smooth ones
+RIM = 0.25  # of a lesion's width, from its box to its outline
+ARM = 7  # px of the cross on the highest place
 LESION, PLACE = (120, 235, 255), (255, 255, 255)
 
 
@@ -32,17 +34,16 @@ def heat_picture(
         opacity = (0.9 * heat**0.7)[..., None]
         large = (1 - opacity) * large + opacity * 255 * COLOURS(0.3 + 0.65 * heat)[..., :3]
     picture = Image.fromarray(np.clip(large, 0, 255).astype(np.uint8))
-    marks = Image.new("RGBA", (WIDTH * side, WIDTH * side))
-    draw = ImageDraw.Draw(marks)
-    for x0, y0, x1, y1 in np.asarray(boxes).reshape(-1, 4) * WIDTH * side:
-        rim = 0.25 * max(x1 - x0, y1 - y0) + 2 * WIDTH
-        draw.ellipse((x0 - rim, y0 - rim, x1 + rim, y1 + rim), outline=(*LESION, 235), width=round(1.3 * WIDTH))
+    if len(boxes):
+        outlines = Image.new("L", (FINE * side, FINE * side))
+        draw = ImageDraw.Draw(outlines)
+        for x0, y0, x1, y1 in np.asarray(boxes) * FINE * side:
+            rim = RIM * max(x1 - x0, y1 - y0) + 2 * FINE
+            draw.ellipse((x0 - rim, y0 - rim, x1 + rim, y1 + rim), outline=235, width=round(1.3 * FINE))
+        picture.paste(LESION, mask=outlines.reduce(FINE))
     if shows and peak:
         row, column = np.unravel_index(attribution.argmax(), attribution.shape)
-        x, y = ((k + 0.5) / n * WIDTH * side for k, n in zip((column, row), attribution.shape[::-1]))
-        for arm in ((0, 7), (7, 0)):
-            line = [(x - arm[0] * WIDTH, y - arm[1] * WIDTH), (x + arm[0] * WIDTH, y + arm[1] * WIDTH)]
-            draw.line(line, fill=(*PLACE, 255), width=round(1.6 * WIDTH))
-    marks = marks.resize((side, side), Image.Resampling.BOX)
-    picture.paste(marks, mask=marks)
+        x, y = (round((k + 0.5) / n * side) for k, n in zip((column, row), attribution.shape[::-1]))
+        for dx, dy in ((0, ARM), (ARM, 0)):
+            ImageDraw.Draw(picture).line([(x - dx, y - dy), (x + dx, y + dy)], fill=PLACE, width=2)
     return picture
