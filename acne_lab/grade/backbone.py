@@ -46,7 +46,7 @@ def build_backbone(
         ValueError: no such name (with the nearest ones), weights that are not there or do not fit, or a size that
             the network cannot take.
     """
-    _check_name(name)
+    check_name(name)
     kwargs = {"num_classes": 0, **(kwargs or {})}
     own = timm.get_pretrained_cfg(name)
     if input_size is not None and own.fixed_input_size:
@@ -62,6 +62,17 @@ def build_backbone(
     if input_size not in (None, own.input_size[-1]):
         _check_input_size(backbone, name, input_size, own=own.input_size[-1])
     return backbone
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError with the nearest names, or with the weights that there are, unless timm knows this one."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
+    if tag and not is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")
 
 
 def weights_path(pretrained: bool | str) -> Path | None:
@@ -86,16 +97,6 @@ def data_config(backbone: nn.Module) -> dict:
     """
     config = timm.data.resolve_model_data_config(backbone)
     return {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
-    if tag and not is_model_pretrained(name):
-        tags = timm.list_pretrained(f"{architecture}.*")
-        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")
 
 
 def _check_input_size(backbone: nn.Module, name: str, size: int, *, own: int) -> None:

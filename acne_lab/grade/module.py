@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
+from acne_lab.data.module import GraderData
 from acne_lab.grade import finetune
 from acne_lab.grade.backbone import build_backbone, data_config
 from acne_lab.grade.heads import built, plain
@@ -164,32 +165,54 @@ class Grader(pl.LightningModule):
             self.ema = None
 
     def _used(self, name: str) -> nn.Module:
-        return self.latest[name] if self.training or self.ema is None else self.ema.module[name]
+        """The backbone or the head: the latest while training, the averaged, if there are any, in evaluation."""
+        return getattr(self, name) if self.training or self.ema is None else self.ema.module[name]
 
     def features(self, images: Tensor) -> Tensor:
         """Square images [B, 3, R, R], normalised -> what the backbone sees in them [B, F]."""
-        images = self.preprocess(images)
-        return self._used("backbone")(images.contiguous(memory_format=torch.channels_last))
+        return self._features(self.preprocess(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Square images [B, 3, R, R], normalised -> the head's outputs [B, K]; `head.graded` says what they mean."""
-        return self._used("head")(self.dropout(self.features(images)))
+        """Square images [B, 3, R, R], normalised -> the head's outputs [B, K]; `head.graded` says what they mean.
+
+        Instead of images it takes their features [B, F], if these have been kept.
+        """
+        return self._outputs(self.features(images) if images.ndim == 4 else images)
+
+    def _features(self, preprocessed: Tensor) -> Tensor:
+        return self._used("backbone")(preprocessed.contiguous(memory_format=torch.channels_last))
+
+    def _outputs(self, features: Tensor) -> Tensor:
+        return self._used("head")(self.dropout(features))
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule
         if data is None:  # the job predicts with a loader of its own
             return
+        self.check(data)
+        if stage == "fit":
+            self.learn_from(data)
+
+    def check(self, data: GraderData) -> None:
+        """Raise a ValueError unless the data has this grader's classes."""
         if list(data.classes) != self.classes:
             raise ValueError(
                 f"the grader has the classes {self.classes}, the data has {list(data.classes)}: "
                 "train a grader on this data, or prepare the data with the grader's classes"
             )
-        if stage == "fit" and self.head.uses_counts and not data.knows_counts:
+
+    def learn_from(self, data: GraderData) -> None:
+        """Take from the training images what the loss needs to know before it sees one.
+
+        Raises:
+            ValueError: the head learns from lesion counts, and there is none.
+        """
+        if self.head.uses_counts and not data.knows_counts:
             raise ValueError(
                 "this head learns from lesion counts, and no training image has one: fill the column lesions of the "
                 "table, or choose head=softmax, focal, coral or corn"
             )
-        if stage == "fit" and self.class_weighted:
+        if self.class_weighted:
             self.class_weights.copy_(inverse_frequency(data.class_counts))
 
     def on_train_epoch_start(self) -> None:
@@ -205,15 +228,21 @@ class Grader(pl.LightningModule):
         weights = self.class_weights
         if self.mixup_alpha:
             images, partners, share = mixup(images, alpha=self.mixup_alpha)
-            outputs = self(images)
+            outputs = self._training_outputs(images)
             loss = share * self.head.loss(outputs, labels, counts, class_weights=weights)
             loss += (1 - share) * self.head.loss(outputs, labels[partners], counts, class_weights=weights)
         else:
-            loss = self.head.loss(self(images), labels, counts, class_weights=weights)
+            loss = self.head.loss(self._training_outputs(images), labels, counts, class_weights=weights)
         if not loss.isfinite():
             raise ValueError(f"the training loss became {loss.item()}: lower the learning rate")
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
         return loss
+
+    def _training_outputs(self, images: Tensor) -> Tensor:
+        """The forward pass, of which `acne-lab bench` times the first part by itself."""
+        with self.trainer.profiler.profile("preprocess"):
+            images = self.preprocess(images)
+        return self._outputs(self._features(images))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels, counts = batch
@@ -252,11 +281,14 @@ class Grader(pl.LightningModule):
         assert self.optimizer is not None, "this grader was built for prediction only: give it an optimizer"
         optimizer = finetune.build_optimizer(self.optimizer, self.backbone, self.head, layer_decay=self.layer_decay)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        num_warmup = round(self.warmup * num_steps)
-        if self.schedule == "cosine":
-            factor = partial(warmup_cosine, num_warmup=num_warmup, num_steps=num_steps)
-        else:
-            milestones = [epoch * self.trainer.num_training_batches for epoch in self.milestones]
-            factor = partial(warmup_step, num_warmup=num_warmup, milestones=milestones, decay=self.decay)
+        factor = self.rate_factor(num_steps=num_steps, steps_per_epoch=self.trainer.num_training_batches)
         schedule = LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate_factor(self, *, num_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
+        """Factor on the learning rate at step i from 0, of a training of so many steps."""
+        num_warmup = round(self.warmup * num_steps)
+        if self.schedule == "cosine":
+            return partial(warmup_cosine, num_warmup=num_warmup, num_steps=num_steps)
+        milestones = [epoch * steps_per_epoch for epoch in self.milestones]
+        return partial(warmup_step, num_warmup=num_warmup, milestones=milestones, decay=self.decay)

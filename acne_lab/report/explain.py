@@ -213,8 +213,8 @@ def reading(metrics: dict) -> list[str]:
     size = f"; the median lesion is {metrics['lesion_px']:.1f} px wide" if metrics["lesion_px"] is not None else ""
     told.append(
         f"The maps are of stage {metrics['stage']} of {metrics['num_stages']}, {metrics['map_side']} x "
-        f"{metrics['map_side']} places of {cell:.0f} px each{size}. A later stage (backbone_stage=-1 is the last) is nearer to "
-        "the decision and coarser, an earlier one finer and further from it."
+        f"{metrics['map_side']} places of {cell:.0f} px each{size}. A later stage is nearer to the decision and "
+        "coarser (backbone_stage=-1 is the last), an earlier one finer and further from it."
     )
     told.append(
         "A map shows where evidence for more lies, and none of the evidence against. It is no proof of what the grader "

@@ -1,4 +1,5 @@
 import itertools
+import math
 import time
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from acne_lab.data.augment import ClassicalAugment, binomial_blur, move
+from acne_lab.data.augment import ClassicalAugment, affine_rows, binomial_blur, move
 from acne_lab.data.module import EndlessBatches, GanData, GraderBatches, GraderData, gather
 from acne_lab.data.table import ImageTable
 
@@ -304,11 +306,48 @@ def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
         "shift_y": torch.zeros(1, 1, 1, 1),
         "scale": torch.ones(1, 1, 1, 1),
     }
-    assert torch.allclose(move(images, **still), images, atol=1e-6)
-    turned = move(images, **{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)})
+    assert torch.allclose(move(images, affine_rows(**still)), images, atol=1e-6)
+    turned = move(images, affine_rows(**{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)}))
     assert torch.allclose(turned, images.rot90(1, (2, 3)), atol=1e-5)
     one_pixel = torch.full((1, 1, 1, 1), 2 / 8)  # in half sides
-    assert torch.allclose(move(images, **{**still, "shift_x": one_pixel})[..., :-1], images[..., 1:], atol=1e-5)
+    shifted = move(images, affine_rows(**{**still, "shift_x": one_pixel}))
+    assert torch.allclose(shifted[..., :-1], images[..., 1:], atol=1e-5)
+
+
+def augmented_as_a_batch(images, generator):
+    """The plain reference of the augmentation below: each change is made to the whole batch."""
+
+    def uniform(largest):
+        return largest * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+
+    images = torch.where(torch.rand(len(images), generator=generator).view(-1, 1, 1, 1) < 0.5, images.flip(3), images)
+    rows = affine_rows(angle=uniform(0.1), shift_x=uniform(0.2), shift_y=uniform(0.2), scale=1 + uniform(0.1))
+    images = move(images, rows)
+    images = images.lerp(convolved(images), uniform(0.6).abs())
+    images = images * (1 + uniform(0.2))
+    images = images.mean(dim=(1, 2, 3), keepdim=True).lerp(images, 1 + uniform(0.3))
+    images = images + uniform(0.05).abs() * torch.randn(images.shape, generator=generator)
+    return images.clamp(0, 1)
+
+
+def convolved(images):
+    kernel = torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), kernel.expand(3, 1, 3, 3), groups=3)
+
+
+@pytest.mark.parametrize("side", [9, 64])
+def test_images_are_augmented_as_a_batch_would_be(side):
+    images = torch.rand(5, 3, side, side)
+    augment = ClassicalAugment(
+        rotation=math.degrees(0.1), translate=0.1, scale=0.1, blur=0.6, brightness=0.2, contrast=0.3, noise=0.05
+    )
+    expected = augmented_as_a_batch(images, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(augment(images, torch.Generator().manual_seed(1)), expected, rtol=0, atol=1e-6)
+
+
+def test_binomial_blur_is_a_convolution():
+    images = torch.rand(2, 3, 20, 17)
+    torch.testing.assert_close(binomial_blur(images), convolved(images), rtol=0, atol=1e-6)
 
 
 def test_binomial_blur_keeps_the_mean_of_a_constant_and_spreads_a_dot():

@@ -428,7 +428,7 @@ def test_a_grader_learns_from_added_rows(grader, table):
 
 def test_permuted_labels(grader, table):
     config = grader("balance=acnedit")
-    null = config | {"balance": config["balance"] | {"permute_labels": True}}
+    null = config | {"balance": config["balance"] | {"permute_labels": "added"}}
     plain, permuted = added_rows(config, table), added_rows(null, table)
     labels = [list(zip(each.rows["severity"], each.rows["lesions"])) for each in (plain, permuted)]
     assert sorted(labels[0]) == sorted(labels[1])  # no head learns from true counts

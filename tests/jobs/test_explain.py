@@ -13,7 +13,6 @@ from acne_lab.data.table import ImageTable
 from acne_lab.grade.explain import attributions
 from acne_lab.jobs.explain import chosen_rows, explain
 from acne_lab.jobs.graders import load_grader
-from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.study import job
 from acne_lab.jobs.train import train
 from acne_lab.metrics.attribution import coverage, enlarged, hit_rate, hits
@@ -119,7 +118,7 @@ def test_photographs_whose_lesions_nobody_has_located_are_shown_without_figures(
     [
         (("split=all",), "split must be train, val, test, not all"),
         (("num_images=0",), "num_images must be at least 1"),
-        (("backbone_stage=-9",), r"stage must be -1 \(the last\) to -5"),
+        (("backbone_stage=-9",), r"the backbone_stage must be -1 \(the last\) to -5"),
         (("table=nowhere",), "nowhere"),
     ],
 )
@@ -137,8 +136,7 @@ def test_a_run_that_is_no_grader_is_refused(grader):
 
 
 def test_other_classes_are_refused(grader, tmp_path):
-    faces = (*TOY, f"runs_dir={tmp_path}")
-    table = ImageTable.read(prepare(composed("prepare", *faces)).path)
+    table = ImageTable.read(next(iter(grader.path.parents[1].glob("prepare/*"))))
     rows = table.rows.assign(severity=table.rows["severity"].replace("very_severe", "severe"))
     other = ImageTable(root=tmp_path / "table", rows=rows, classes=table.classes[:-1])
     other.write()
