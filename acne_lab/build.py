@@ -124,8 +124,14 @@ def config_dirs(words: list[str]) -> list[Path]:
     return [CONF_DIR, *([Path(own)] if own else [])]
 
 
-def run_job(config_name: str, function: Callable[[dict], Run | None]) -> None:
+def run_job(
+    config_name: str,
+    function: Callable[[dict], Run | None],
+    rewrite: Callable[[list[str]], list[str]] = list,
+) -> None:
     """Run `function` as the Hydra command of a root config: from a resolved config to a run.
+
+    `rewrite` may put other words in the place of the command's before Hydra reads them.
 
     The last line on standard output is the run's path, if it has made one. An error in what the user gave is printed
     without a traceback and exits with 2.
@@ -145,7 +151,7 @@ def run_job(config_name: str, function: Callable[[dict], Run | None]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
 
     try:
-        words = table_overrides(sys.argv[1:])
+        words = table_overrides(rewrite(sys.argv[1:]))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

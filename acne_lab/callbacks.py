@@ -223,23 +223,25 @@ class Evaluation(pl.Callback):
         module.log(DISTANCE, kernel_distance(torch.cat(fake), self.real))
 
 
-class StopWhenNoNearer(EarlyStopping):
-    """Ends training once so many evaluations in a row were no better than the best before them.
+class StopWhenNoBetter(EarlyStopping):
+    """Ends training once so many measurements in a row were no better than the best before them.
 
-    Lightning's callback keeps its count in the checkpoint but not that it has called a stop: killed between the last
-    tick's checkpoint and its end, a run would train on when it is repeated.
+    Lightning's callback keeps its count in the checkpoint, but leaves it to the trainer that it has called a stop:
+    killed between the last epoch's checkpoint and its end, a run would train on when it is repeated.
 
     Args:
-        patience: that many evaluations.
+        monitor: the metric; epochs without it are passed over.
+        mode: "min" or "max", which is better.
+        patience: that many measurements.
     """
 
-    def __init__(self, *, patience: int) -> None:
+    def __init__(self, monitor: str, *, mode: str, patience: int) -> None:
         super().__init__(
-            DISTANCE, patience=patience, mode="min", strict=False, check_finite=False, check_on_train_epoch_end=True
+            monitor, patience=patience, mode=mode, strict=False, check_finite=False, check_on_train_epoch_end=True
         )
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """The checkpoint has been read by now, and the first tick has not begun."""
+        """The checkpoint has been read by now, and the first epoch has not begun."""
         trainer.should_stop = self.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
 
 

@@ -6,9 +6,9 @@ have memorised some, so what it generates stays here unless `send_generated` say
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import wandb
 from PIL import Image
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -92,13 +92,15 @@ def without_paths(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def log_grading(logger: Logger | None, report: dict, predictions: pd.DataFrame, classes: list[str]) -> None:
-    """Log a test's figures and its confusion matrix; `predictions` has the columns severity and predicted."""
+def log_grading(
+    logger: Logger | None, report: dict, *, truth: Sequence[int], predicted: Sequence[int], classes: Sequence[str]
+) -> None:
+    """Log a test's figures and its confusion matrix; `truth` and `predicted` are indices into `classes`."""
     if not isinstance(logger, WandbLogger):
         return
-    log_figures(logger, {f"test/{k}": report[k] for k in ("accuracy", "balanced_accuracy", "macro_f1", "num_test")})
-    truth, predicted = (pd.Index(classes).get_indexer(predictions[name]) for name in ("severity", "predicted"))
-    chart = wandb.plot.confusion_matrix(y_true=truth.tolist(), preds=predicted.tolist(), class_names=classes)
+    numbers = {f"test/{name}": value for name, value in report.items() if isinstance(value, int | float)}
+    log_figures(logger, numbers)
+    chart = wandb.plot.confusion_matrix(y_true=list(truth), preds=list(predicted), class_names=list(classes))
     logger.experiment.log({"test/confusion": chart})
 
 

@@ -11,6 +11,7 @@ from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
+from acne_lab.jobs.graders import load_grader
 from acne_lab.jobs.study import expand, fill, in_order, stages_of
 from acne_lab.jobs.train import train
 
@@ -32,7 +33,8 @@ def test_every_group_is_covered_here():
         "augment",
         "mode",
         "stage",
-        "grader",
+        "backbone",
+        "head",
         "refiner",
         "trainer",
         "logger",
@@ -156,12 +158,21 @@ def test_augmentation_policies(name, toy_runs):
     assert train(config).metrics["ada_p"] == pytest.approx(p, abs=moved)
 
 
-@pytest.mark.parametrize("name", options("grader"))
+@pytest.mark.parametrize("name", options("backbone"))
 def test_graders_build_and_grade(name):
-    config = composed("train", *GRADER, f"grader={name}", "model.pretrained=false")
+    config = composed("train", *GRADER, f"backbone={name}", "model.pretrained=false")
     model = build(config["model"], classes=["a", "b"])
     assert isinstance(model, Grader)
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", options("head"))
+def test_heads_learn_and_grade(name, toy_runs):
+    """Two epochs of each, and a network that can be taken from the run."""
+    run = train(composed("train", *GRADER, *TOY, *TINY_GRADER, f"head={name}", f"runs_dir={toy_runs}", "seed=102"))
+    assert run.metrics["test"]["num_test"] > 0
+    grader, *_ = load_grader(run.path, toy_runs)
+    assert type(grader.head).__name__ == run.config["model"]["head"]["_target_"].rsplit(".", 1)[1]
 
 
 @pytest.mark.parametrize("name", options("balance"))

@@ -304,6 +304,7 @@ class Acne04:
             subject=[first_of[label] for label in people.labels.tolist()], subject_confidence=people.confidence
         )
         if self.subjects == "faces":
+            rows["face_found"] = [bool(examination.detector) for examination in examined]
             rows["skin_tone"] = _skin_tones(rows["subject"], [examination.angle for examination in examined])
         report = {
             "protocol": self.protocol,

@@ -162,7 +162,8 @@ def epoch_order(labels: Tensor, size: int, *, balanced: bool, generator: Generat
 
 
 class GraderBatches(Dataset):
-    """The batches of one epoch, by number: images float [B, 3, R, R], normalised, and labels int64 [B].
+    """The batches of one epoch, by number: images float [B, 3, R, R], normalised, labels int64 [B], and lesion counts
+    float [B], NaN where unknown.
 
     With `epoch` (training) batch i depends on (seed, epoch, i) only, and a last batch that is not full is
     dropped (a single image in it would break batch normalisation). Without it the images come in row order,
@@ -192,6 +193,7 @@ class GraderBatches(Dataset):
         assert all(len(table) == len(pixels) for table, pixels in parts)
         self.pixels = [pixels for _, pixels in parts]
         self.labels = torch.cat([torch.from_numpy(table.labels) for table, _ in parts])
+        self.counts = torch.cat([torch.from_numpy(table.lesion_counts) for table, _ in parts])
         self.batch_size = batch_size
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
@@ -205,7 +207,7 @@ class GraderBatches(Dataset):
         num_full, left = divmod(self.epoch_size, self.batch_size)
         return num_full if self.epoch or not left else num_full + 1
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         if not 0 <= number < len(self):
             raise IndexError(number)  # ends a for loop over the batches
         if self.epoch is None:
@@ -217,7 +219,7 @@ class GraderBatches(Dataset):
         images = gather(self.pixels, chosen.numpy()).float() / 255
         if self.epoch is not None and self.augment is not None:
             images = self.augment(images, seeded(self.seed, self.epoch(), number))
-        return (images - self.mean) / self.std, self.labels[chosen]
+        return (images - self.mean) / self.std, self.labels[chosen], self.counts[chosen]
 
 
 def seeded(*numbers: int) -> Generator:
@@ -299,6 +301,11 @@ class GraderData(pl.LightningDataModule):
         """Training images of each class, int64 [C]."""
         labels = np.concatenate([table.labels for table, _ in self.train])
         return torch.from_numpy(np.bincount(labels, minlength=len(self.classes)))
+
+    @property
+    def knows_counts(self) -> bool:
+        """Whether the lesions of any training image have been counted."""
+        return any(np.isfinite(table.lesion_counts).any() for table, _ in self.train)
 
     def train_dataloader(self) -> DataLoader:
         batches = GraderBatches(

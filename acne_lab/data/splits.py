@@ -48,6 +48,19 @@ def subject_split(rows: pd.DataFrame, *, fractions: Mapping[str, float] = FRACTI
     return rows["subject"].map(part_of).to_numpy(dtype=object).astype(str)
 
 
+def share_of_each(rows: pd.DataFrame, *, share: float) -> np.ndarray:
+    """bool [N]: that share of each subject's rows, rounded down, by a lot that depends on the file names alone.
+
+    Args:
+        rows: columns `subject` and `file_name`. Of a subject "" nobody knows who it is: none of its rows is taken.
+        share: in (0, 1).
+    """
+    lots = rows["file_name"].map(lambda name: _lot(name, 0))
+    rank = lots.groupby(rows["subject"]).rank(method="first")
+    size = rows.groupby("subject")["file_name"].transform("size")
+    return ((rank <= np.floor(share * size)) & (rows["subject"] != "")).to_numpy()
+
+
 def subject_severity(rows: pd.DataFrame) -> pd.Series:
     """subject -> the severity among its photographs that the fewest subjects have (ties by name)."""
     pairs = rows[["subject", "severity"]].fillna("").drop_duplicates()

@@ -3,7 +3,8 @@
 An image table is a folder:
 
     metadata.csv   one row an image: file_name, severity, lesions, subject, split, source, parent, sha256; where it
-                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types
+                   is known, skin_tone, 1 to 6 in the order of Fitzpatrick's types, camera, and face_found, whether a
+                   detector saw one
     table.json     {"classes": [mildest, ..., most severe], "report": {what was counted, noted and dropped}}
     boxes.csv      optional, one row a lesion: file_name, x0, y0, x1, y1 in pixels of the upright photograph
     images/        the files, or a link to the user's folder (real photographs are never copied)
@@ -137,6 +138,11 @@ class ImageTable:
     def labels(self) -> np.ndarray:
         """int64 [N]: index of each row's severity in `classes`, -1 where it is unknown."""
         return np.asarray(pd.Index(self.classes).get_indexer(self.rows["severity"]), dtype=np.int64)
+
+    @property
+    def lesion_counts(self) -> np.ndarray:
+        """float32 [N]: lesions of each row, NaN where nobody has counted them."""
+        return self.rows["lesions"].to_numpy(dtype=np.float32, na_value=np.nan)
 
     @property
     def is_drawn(self) -> bool:

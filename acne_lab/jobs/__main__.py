@@ -18,7 +18,8 @@ def main() -> None:
         return
     if verb in ("train", "generate"):
         keep_freed_memory()
-    run_job(verb, lambda config: getattr(import_module(f"acne_lab.jobs.{verb}"), verb)(config))
+    rewrite = import_module("acne_lab.jobs.arms").with_long_names if verb == "study" else list
+    run_job(verb, lambda config: getattr(import_module(f"acne_lab.jobs.{verb}"), verb)(config), rewrite)
 
 
 if __name__ == "__main__":

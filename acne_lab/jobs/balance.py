@@ -7,10 +7,12 @@ A grader of experiment=grader asks for the same run through `added_rows`.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
 
 from acne_lab.build import run_logger
@@ -34,6 +36,7 @@ from acne_lab.jobs.edits import (
 from acne_lab.runs import Run, find_table, open_run, write_text
 
 # What loads torch is imported where it is needed: a plan and edits without networks do without its seconds.
+PERMUTED = (None, "added", "all")
 KINDS = ("none", "edit", "generate", "supplement")
 LAYOUTS = ("table", "acne04")
 
@@ -46,11 +49,15 @@ def balance(config: dict) -> Run | None:
 def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     """The rows that `config["balance"]` adds to the training rows of `table`; None: it adds none.
 
-    The run that holds them is made first, or found made. `balance.permute_labels` deals their severities anew among
-    them, as a null arm: the same images, the same counts. These labels say nothing if every severity has as many of the
-    images (balance.targets=null balance.budget=N balance.count=none); of two severities alone they still say truly
-    that an image is of one of the two.
+    The run that holds them is made first, or found made. `balance.permute_labels=added` deals their severities, and
+    with each its lesion count, anew among them, as a null arm: the same images. These labels say nothing if every
+    severity has as many of the images (balance.targets=null balance.budget=N balance.count=none); of two severities
+    alone they still say truly that an image is of one of the two.
     """
+    if config["balance"]["permute_labels"] not in PERMUTED:
+        raise ValueError(
+            f"balance.permute_labels is one of null, added, all, not {config['balance']['permute_labels']}"
+        )
     if config["balance"]["kind"] == "none":
         if config["balance"]["only"]:
             raise ValueError(
@@ -61,10 +68,21 @@ def added_rows(config: dict, table: ImageTable) -> ImageTable | None:
     about |= {"num_workers": max(1, config["data"]["num_workers"]), "batch_size": config["loader"]["batch_size"]}
     about |= {"name": config["balance"]["name"], "logger": None, "dry_run": False, "layout": "table"}
     added = ImageTable.read(make_rows(about, table).path)
-    if config["balance"]["permute_labels"]:
-        order = np.random.default_rng(config["seed"]).permutation(len(added))
-        added = replace(added, rows=added.rows.assign(severity=added.rows["severity"].to_numpy()[order]))
+    if config["balance"]["permute_labels"] == "added":
+        (added,) = dealt_anew([added], seed=config["seed"])
     return added
+
+
+def dealt_anew(tables: Sequence[ImageTable], *, seed: int) -> list[ImageTable]:
+    """The tables with severities and lesion counts, which stay together, dealt anew among all their rows."""
+    labels = pd.concat([table.rows[["severity", "lesions"]] for table in tables], ignore_index=True)
+    labels = labels.iloc[np.random.default_rng(seed).permutation(len(labels))]
+    dealt = []
+    for table in tables:
+        own, labels = labels.iloc[: len(table)], labels.iloc[len(table) :]
+        columns = {name: own[name].array for name in own}
+        dealt.append(replace(table, rows=table.rows.assign(**columns)))
+    return dealt
 
 
 def make_rows(config: dict, table: ImageTable) -> Run | None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from acne_lab.data.table import ImageTable
+from acne_lab.jobs.members import newest_sweep, write_merged
 from acne_lab.report.data import write_data_report
 from acne_lab.report.page import write_report
 from acne_lab.runs import find_table
@@ -29,9 +30,11 @@ def newest_study(name: str, runs_dir: Path) -> Path:
 
 
 def study_page(given: dict[str, str]) -> Path:
-    """Write report.html and report.md of `study=NAME or FOLDER`."""
+    """Write report.html and report.md of `study=NAME or FOLDER`; of a swept study's name: of all members."""
     runs_dir = Path(given.get("runs_dir", "runs")).resolve()
     path = Path(given["study"])
+    if (key := newest_sweep(given["study"], runs_dir)) is not None:
+        return write_merged(key, runs_dir) / "report.html"
     folder = path.resolve() if (path / "study.json").exists() else newest_study(given["study"], runs_dir)
     return write_report(folder, runs_dir)
 

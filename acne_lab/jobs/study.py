@@ -5,6 +5,9 @@ another takes over its job and the overrides that it does not give itself. Befor
 its data: `@table`. A stage named `x_{severity}` becomes one stage for each class of that table, one named `x_{seed}`
 one for each of the study's `seeds`; an arm that names `x_{seed}` holds all of these graders, and the report compares
 the arms' means. Stages that are done are reused, also those of other studies and of other sweep members.
+
+A study whose plan has an `arm` runs the arms asked for, and what they need. It may be swept over arms, backbones,
+protocols and seeds (`-m backbone=a,b arm=real,edited seed=range(5)`): `members` then writes the page of all of them.
 """
 
 import json
@@ -22,8 +25,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
+from acne_lab.jobs.arms import asked_arms, require_configs, with_needs
+from acne_lab.jobs.members import FIGURES, arm_tests, summary, sweep_of
 from acne_lab.jobs.prepare import prepare
-from acne_lab.metrics.statistics import t_interval
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
 from acne_lab.report.reading import summary_lines
@@ -32,7 +36,6 @@ from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
 JOBS = ("train", "generate", "balance", "evaluate")
-FIGURES = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
 
 
 def study(config: dict) -> Run:
@@ -45,14 +48,18 @@ def study(config: dict) -> Run:
     if config["logger"]:
         config["logger"]["group"] = name
     started = time.perf_counter()
-
-    table_path, records = data_stage(config, runs_dir)
-    done = {"table": table_path}
     seeds, baseline = plan.get("seeds") or [], plan.get("baseline")
     if baseline is not None and baseline not in plan["arms"]:
         raise ValueError(f"study.baseline={baseline} is no arm; there are {', '.join(plan['arms'])}")
+    asked = asked_arms(plan)
+    require_configs(plan)
+
+    table_path, records = data_stage(config, runs_dir)
+    done = {"table": table_path}
     stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
-    arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in plan["arms"].items()}
+    arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in asked.items()}
+    if "arm" in plan:
+        stages = with_needs(stages, [name for names in arms.values() for name in names], waits_for(stages))
     jobs = {verb: job(verb) for verb in {node["job"] for node in stages.values()}}
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]
@@ -74,18 +81,18 @@ def study(config: dict) -> Run:
     about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
     with open_run(about, job="study", inputs=inputs) as run:
         if not run.done or not all(stage["reused"] for stage in records.values()):
-            tests = {arm: [Run(done[stage]).metrics["test"] for stage in names] for arm, names in arms.items()}
-            figures = {arm: summary(each) for arm, each in tests.items()}
-            run.write_metrics({"arms": figures})
             story = {
                 "name": name,
                 "seed": config["seed"],
                 "seeds": seeds,
-                "baseline": baseline,
+                "baseline": baseline if baseline in arms else None,
                 "question": plan["question"],
                 "stages": records,
                 "arms": arms,
+                **({"sweep": sweep_of(plan, ImageTable.read(table_path).key)} if "arm" in plan else {}),
             }
+            figures = {arm: summary(tests) for arm, tests in arm_tests(story, runs_dir).items()}
+            run.write_metrics({"arms": figures})
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
             write_report(run.path, runs_dir)
             logger = run_logger(config, run)
@@ -101,20 +108,6 @@ def job(verb: str) -> Callable[[dict], Run]:
     if verb not in JOBS:
         raise ValueError(f"a stage's job must be {', '.join(JOBS)}, not {verb}")
     return getattr(import_module(f"acne_lab.jobs.{verb}"), verb)
-
-
-def summary(tests: list[dict]) -> dict:
-    """What metrics.json says of an arm: its figures; of several seeds the means, 95 % intervals and each seed's."""
-    if len(tests) == 1:
-        return {name: tests[0][name] for name in FIGURES}
-    values = {name: [test[name] for test in tests] for name in FIGURES}
-    estimates = {name: t_interval(values[name]) for name in FIGURES[:-1]}
-    return {
-        **{name: estimate.mean for name, estimate in estimates.items()},
-        "num_test": tests[0]["num_test"],
-        "interval": {name: [e.mean - e.half_width, e.mean + e.half_width] for name, e in estimates.items()},
-        "by_seed": values,
-    }
 
 
 def data_stage(config: dict, runs_dir: Path) -> tuple[Path, dict]:
@@ -164,7 +157,8 @@ def likened(stages: dict) -> dict:
             raise ValueError(f"stage {name} is like {node['like']}: name another one of {', '.join(stages)}")
         model = complete(node["like"], (*seen, node["like"]))
         overrides = {text.partition("=")[0]: text for text in [*model["overrides"], *node.get("overrides", [])]}
-        return {"job": model["job"], "overrides": list(overrides.values())}
+        own = {name: value for name, value in node.items() if name != "like"}
+        return {**own, "job": model["job"], "overrides": list(overrides.values())}
 
     return {name: complete(name, (name,)) for name in stages}
 
@@ -174,8 +168,8 @@ def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) ->
 
     In the overrides of a stage with seeds, `{seed}` is the stage's own, also in `@x_{seed}`. In any override,
     `@prefix_{severity}` is the stage of the same class, `{severity:prefix}` becomes `{mild:@prefix_mild,...}`, one
-    run for each class, and `{num_classes}` their number. Stages are named after classes with an underscore for every
-    character that a folder's name should not hold.
+    run for each class, and `{num_classes}` their number. An override without a value is left out. Stages are named
+    after classes with an underscore for every character that a folder's name should not hold.
     """
     suffixes = {severity: re.sub(r"\W", "_", severity) for severity in classes}
     if len(set(suffixes.values())) < len(classes):
@@ -192,7 +186,7 @@ def expand(stages: dict, classes: tuple[str, ...], seeds: Sequence[int] = ()) ->
             overrides = [text.replace("{severity}", f"'{severity}'") for text in overrides]
             overrides = [text.replace("{num_classes}", str(len(classes))) for text in overrides]
             stage = name.replace("{severity}", suffixes.get(severity, ""))
-            result[stage] = {"job": node["job"], "overrides": overrides}
+            result[stage] = {**node, "overrides": [text for text in overrides if not text.endswith("=")]}
     return result
 
 
@@ -205,7 +199,7 @@ def _for_each_seed(stages: dict, seeds: Sequence[int]) -> dict:
             raise ValueError(f"stage {name} is one for each seed: give study.seeds, e.g. [0,1,2,3,4]")
         for seed in seeds if "{seed}" in name else [None]:
             overrides = [text.replace("{seed}", str(seed)) for text in node["overrides"]]
-            result[name.replace("{seed}", str(seed))] = {"job": node["job"], "overrides": overrides}
+            result[name.replace("{seed}", str(seed))] = {**node, "overrides": overrides}
     return result
 
 
@@ -221,13 +215,20 @@ def stages_of(pattern: str, stages: dict, seeds: Sequence[int]) -> list[str]:
     return names
 
 
+def waits_for(stages: dict) -> dict[str, set[str]]:
+    """stage -> those that it refers to, and those that it says to run `after`."""
+    return {
+        name: {*REFERENCE.findall(" ".join(node["overrides"])), *node.get("after", ())} for name, node in stages.items()
+    }
+
+
 def in_order(stages: dict) -> dict:
-    """The stages, each behind those it refers to.
+    """The stages, each behind those it waits for.
 
     Raises:
-        ValueError: stages wait for one another, or refer to one that does not exist.
+        ValueError: stages wait for one another, or for one that does not exist.
     """
-    needs = {name: set(REFERENCE.findall(" ".join(node["overrides"]))) for name, node in stages.items()}
+    needs = waits_for(stages)
     for name, needed in needs.items():
         if unknown := needed - {"table", *stages}:
             there = ", ".join(["table", *stages])

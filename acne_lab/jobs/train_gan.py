@@ -15,7 +15,7 @@ from acne_lab.callbacks import (
     Progress,
     RandomState,
     SampleGrid,
-    StopWhenNoNearer,
+    StopWhenNoBetter,
 )
 from acne_lab.data.lineage import Lineage, check_table, require_held_out
 from acne_lab.data.module import GanData
@@ -164,7 +164,7 @@ def gan_callbacks(config: dict, run: Run) -> list[pl.Callback]:
         callbacks += [
             Evaluation(features, every_ticks=every, num_images=evaluation["num_images"]),
             checkpoint(run, "best", monitor=DISTANCE, mode="min", every_n_epochs=every),
-            StopWhenNoNearer(patience=evaluation["patience"]),
+            StopWhenNoBetter(DISTANCE, mode="min", patience=evaluation["patience"]),
         ]
     if snapshots := config["snapshots"]:
         every, keep = snapshots["every_ticks"], snapshots["keep_last"]

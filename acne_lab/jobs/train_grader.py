@@ -1,14 +1,18 @@
-"""Train a grader on the training rows of a table and test it once, on rows of people that it has not seen."""
+"""Train a grader on the training rows of a table and test it once, on rows of people that it has not seen.
 
+The best epoch, the temperature and all else that is chosen is chosen on the validation rows (`opening`).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
 
 from acne_lab.build import build
-from acne_lab.callbacks import MetricsTable, Progress, RandomState
+from acne_lab.callbacks import MetricsTable, Progress, RandomState, StopWhenNoBetter
 from acne_lab.data.lineage import (
     MADE,
     Lineage,
@@ -19,13 +23,15 @@ from acne_lab.data.lineage import (
     require_unseen,
 )
 from acne_lab.data.module import GraderData
+from acne_lab.data.splits import share_of_each
 from acne_lab.data.table import ImageTable
 from acne_lab.grade.backbone import weights_path
-from acne_lab.grade.module import Grader
-from acne_lab.jobs.balance import added_rows
+from acne_lab.jobs.balance import added_rows, dealt_anew
+from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
-from acne_lab.metrics.grading import grading_report
+from acne_lab.metrics.predictions import Predictions
+from acne_lab.metrics.statistics import figures_with_intervals
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import finish, log_grading
 
@@ -47,9 +53,10 @@ def train_grader(config: dict) -> Run:
     for name, rows in (("train", train_rows), ("val", val_rows), ("test", test_rows)):
         if len(rows) == 0:
             hint = ": give test=<table or run> with authentic images" if name == "test" else ""
-            raise ValueError(f"{rows.root} has no {name} images{hint}")
+            raise ValueError(f"{rows.root} has no {name} images{hint}{of_one_person(test_table)}")
     for each in (table, test_table):
         check_table(each)
+    leaked, test_rows = leaked_from(test_rows, share=config["leak"])
     lineage = Lineage.merged(*map(Lineage.of, (train_rows, val_rows)))  # the best epoch was chosen on the second
     about = {"table": test_table, "allow_unknown_parents": config["allow_unknown_parents"], "what": "this grader"}
     require_unseen(test_rows, lineage, **about)  # before images are made for it
@@ -61,6 +68,14 @@ def train_grader(config: dict) -> Run:
         parts = [added] if only_added else [train_rows, added]
         lineage = Lineage.merged(*map(Lineage.of, (*parts, val_rows)))
         require_unseen(test_rows, lineage, **about)
+    if leaked is not None:  # behind the rules that it breaks, and in the lineage that tells of it
+        inputs.append(f"leak {config['leak']}")
+        parts = [*parts, leaked]
+        lineage = Lineage.merged(lineage, Lineage.of(leaked))
+    require_every_class(parts, test_rows)
+    if config["balance"]["permute_labels"] == "all":
+        inputs.append("all labels permuted")
+        parts = dealt_anew(parts, seed=config["seed"])
     made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
     what = "what made the generated or edited training images"
     require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
@@ -79,39 +94,30 @@ def train_grader(config: dict) -> Run:
             if run.metrics.get("lineage") != seen:  # more is known than when it was trained
                 run.write_metrics({**run.metrics, "lineage": seen})
             return run
-        start_job(config)
-        model = build(config["model"], classes=table.classes)
-        data = GraderData(
-            train=[(part, packed(part, config)) for part in parts],
-            val=(val_rows, packed(val_rows, config)),
-            test=(test_rows, packed(test_rows, config)),
-            augment=build(config["grader_augment"]) if config["grader_augment"] else None,
-            seed=config["seed"],
-            mean=model.data_config["mean"],
-            std=model.data_config["std"],
-            **config["loader"],
-        )
-        best = checkpoint(run, "best", monitor="val/balanced_accuracy", mode="max")
-        last = checkpoint(run, "last")
-        table_callback = MetricsTable(run.path / "metrics.csv", x="epoch")
-        bar = Progress(unit="batch", per_batch=1, show=("val/balanced_accuracy",))
-        logger, trainer = fit(
-            model,
-            data,
-            config,
-            run,
-            [RandomState(config["seed"]), table_callback, bar, best, last],
-            x="epoch",
-            close=False,
-        )
-        try:
-            weights = torch.load(run.path / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-            model.load_state_dict(weights)
-            report, predictions = test(model, trainer, data)
-            predictions.to_csv(run.path / "predictions.csv", index=False)
-            log_grading(logger, report["test"], predictions, report["classes"])
-        finally:
-            finish(logger)
+        predictions = opened(run)
+        if predictions is None:
+            start_job(config)
+            model = build(config["model"], classes=table.classes)
+            data = GraderData(
+                train=[(part, packed(part, config)) for part in parts],
+                val=(val_rows, packed(val_rows, config)),
+                test=(test_rows, packed(test_rows, config)),
+                augment=build(config["grader_augment"]) if config["grader_augment"] else None,
+                seed=config["seed"],
+                mean=model.data_config["mean"],
+                std=model.data_config["std"],
+                **config["loader"],
+            )
+            logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
+            try:
+                predictions = open_test(run, model, trainer, data, decision=config["decision"])
+                report, tested = report_of(predictions, run), predictions.of("test")
+                grades = {"truth": tested.labels.tolist(), "predicted": tested.predicted.tolist()}
+                log_grading(logger, report["test"], **grades, classes=tested.classes)
+            finally:
+                finish(logger)
+        else:
+            report = report_of(predictions, run)
         sources = pd.concat([part.rows["source"] for part in parts]).value_counts().to_dict()
         run.write_metrics(
             {
@@ -121,6 +127,64 @@ def train_grader(config: dict) -> Run:
             }
         )
     return run
+
+
+def grader_callbacks(config: dict, run: Run) -> list[pl.Callback]:
+    """The best epoch is kept, and the last one; with `patience` training ends where no better one comes."""
+    callbacks = [
+        RandomState(config["seed"]),
+        MetricsTable(run.path / "metrics.csv", x="epoch"),
+        Progress(unit="batch", per_batch=1, show=(CHOSEN_ON,)),
+    ]
+    if config["patience"] is not None:
+        callbacks.append(StopWhenNoBetter(CHOSEN_ON, mode="max", patience=config["patience"]))
+    return [*callbacks, checkpoint(run, "best", monitor=CHOSEN_ON, mode="max"), checkpoint(run, "last")]
+
+
+def report_of(predictions: Predictions, run: Run) -> dict:
+    """What metrics.json says of a grader that was tested."""
+    return {
+        "test": figures_with_intervals(predictions.of("test")),
+        "val": figures_with_intervals(predictions.of("val")),
+        "classes": list(predictions.classes),
+        "decision": asdict(predictions.decision),
+        "test_opened": opening(run),
+    }
+
+
+def leaked_from(test_rows: ImageTable, *, share: float | None) -> tuple[ImageTable | None, ImageTable]:
+    """The test photographs that are to be training images too, and those that are left to test on.
+
+    Raises:
+        ValueError: `share` is none, or no test person has as many photographs as it takes.
+    """
+    if share is None:
+        return None, test_rows
+    if not 0 < share < 1:
+        raise ValueError(f"leak is the share of each test person's photographs to train on, e.g. 0.5, not {share}")
+    chosen = share_of_each(test_rows.rows, share=share)
+    if not chosen.any():
+        raise ValueError(f"leak={share}: no test person of {test_rows.root} has so many photographs, leave leak out")
+    return test_rows.only(chosen), test_rows.only(~chosen)
+
+
+def of_one_person(table: ImageTable) -> str:
+    """What else to say where a part is empty."""
+    people = set(table.rows["subject"]) - {""}
+    return f" (all images show one person, {people.pop()}: a test needs others)" if len(people) == 1 else ""
+
+
+def require_every_class(parts: Sequence[ImageTable], test_rows: ImageTable) -> None:
+    """ValueError if a class has no training image; a word on standard error if one has no test image."""
+    trained, tested = ({*pd.concat([table.rows["severity"] for table in each])} for each in (parts, [test_rows]))
+    classes = parts[0].classes
+    if missing := [name for name in classes if name not in trained]:
+        raise ValueError(
+            f"no training image of {parts[0].root} is {' or '.join(missing)}, so a grader would never say it. Put some "
+            "into split train, prepare the table with another data.split.seed, or leave the class out of data.classes"
+        )
+    if missing := [name for name in classes if name not in tested]:
+        print(f"no test image is {' or '.join(missing)}: figures are means over the other classes", file=sys.stderr)
 
 
 def lineage_beside(weights: Path) -> Lineage:
@@ -143,24 +207,3 @@ def about_lineage(lineage: Lineage, test_rows: ImageTable, test_table: ImageTabl
         "protocol": test_table.report.get("protocol"),
         "leaked_share": len(leaked) / len(test_rows) if people_known else None,
     }
-
-
-def test(model: Grader, trainer: pl.Trainer, data: GraderData) -> tuple[dict, pd.DataFrame]:
-    """Grade validation and test images with the best epoch's weights: the figures, and every test prediction."""
-
-    def probabilities(loader: object) -> Tensor:
-        return torch.cat(trainer.predict(model, loader))
-
-    classes = list(data.classes)
-    val, tested = probabilities(data.val_dataloader()), probabilities(data.test_dataloader())
-    rows = data.test[0].rows
-    predictions = rows[["file_name", "subject", "severity"]].assign(
-        predicted=[classes[i] for i in tested.argmax(dim=1)],
-        **{f"p_{name}": tested[:, i].numpy() for i, name in enumerate(classes)},
-    )
-    report = {
-        "test": grading_report(tested, torch.as_tensor(data.test[0].labels), classes),
-        "val": grading_report(val, torch.as_tensor(data.val[0].labels), classes),
-        "classes": classes,
-    }
-    return report, predictions

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from PIL import Image
 
+from acne_lab.data.slices import lesion_diameters
 from acne_lab.data.table import SOURCES, SPLITS, ImageTable, replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import without_machine_paths
@@ -366,21 +366,8 @@ def _people(table: ImageTable, num_images: list[int], confidence: list[float] | 
 
 def _lesion_sizes(table: ImageTable) -> np.ndarray:
     """Diameter of each box, in short sides of its photograph: [N]; photographs that are gone are left out."""
-    if table.boxes is None or table.boxes.empty:
-        return np.empty(0)
-    short_sides = {name: _short_side(table.root / name) for name in table.boxes["file_name"].unique()}
-    boxes = table.boxes
-    diameters = np.sqrt((boxes["x1"] - boxes["x0"]) * (boxes["y1"] - boxes["y0"])) / boxes["file_name"].map(short_sides)
+    diameters = lesion_diameters(table)
     return diameters[diameters > 0].to_numpy()
-
-
-def _short_side(path: Path) -> float:
-    """Pixels, read from the head of the file; nan where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return min(image.size)
-    except (OSError, ValueError):
-        return float("nan")
 
 
 def _lesion_facts(table: ImageTable, sizes: np.ndarray) -> list[tuple[str, str]]:

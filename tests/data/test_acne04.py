@@ -270,6 +270,8 @@ def test_one_person_on_several_photographs(release, monkeypatch):
     assert set(rows.loc[[f"images/{name_of(index)}" for index in crops], "skin_tone"]) == {1}
     assert rows["skin_tone"].isna().sum() == NUM - 3
     assert ImageTable.read(table.root).rows["skin_tone"].equals(table.rows["skin_tone"])  # 1, and not 1.0
+    assert rows["face_found"].sum() == 3
+    assert ImageTable.read(table.root).rows["face_found"].equals(table.rows["face_found"])
     assert table.report["faces"] == {"photographs": NUM, "found": 3, "share_found": 0.05, "dlib_hog": 3}
     assert table.report["subjects"]["calibrated"] is False
     assert table.report["people_known"] is True

@@ -1,4 +1,5 @@
 import itertools
+import math
 import time
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from acne_lab.data.augment import ClassicalAugment, binomial_blur, move
+from acne_lab.data.augment import ClassicalAugment, affine_rows, binomial_blur, move
 from acne_lab.data.module import EndlessBatches, GanData, GraderBatches, GraderData, gather
 from acne_lab.data.table import ImageTable
 
@@ -21,7 +23,7 @@ def make_table(labels, classes=CLASSES):
     rows = {
         "file_name": [f"images/{i}.png" for i in range(num)],
         "severity": [classes[label] if label >= 0 else "" for label in labels],
-        "lesions": None,
+        "lesions": [None if label == 1 else 10 * label for label in labels],
         "subject": [str(i) for i in range(num)],
         "split": "train",
         "source": "toy",
@@ -194,14 +196,15 @@ def grader_data(labels=(0,) * 40 + (1,) * 8, **arguments):
 
 def epoch_of(part, *, epoch=0, **arguments):
     batches = GraderBatches(parts=[part], batch_size=4, mean=(0, 0, 0), std=(1, 1, 1), epoch=lambda: epoch, **arguments)
-    images, labels = (torch.cat(column) for column in zip(*batches))
+    images, labels, _ = (torch.cat(column) for column in zip(*batches))
     return images, labels
 
 
 def test_test_images_come_once_in_row_order_and_never_augmented():
     data = grader_data(augment=ClassicalAugment(mirror=1, brightness=0.5), balanced=True)
     for loader, (table, pixels) in ((data.test_dataloader(), data.test), (data.val_dataloader(), data.val)):
-        images, labels = (torch.cat(column) for column in zip(*loader))
+        images, labels, counts = (torch.cat(column) for column in zip(*loader))
+        np.testing.assert_array_equal(counts, [np.nan if label == 1 else 10 * label for label in table.labels])
         assert labels.tolist() == table.labels.tolist()
         expected = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
         assert torch.equal(images, expected)
@@ -303,11 +306,48 @@ def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
         "shift_y": torch.zeros(1, 1, 1, 1),
         "scale": torch.ones(1, 1, 1, 1),
     }
-    assert torch.allclose(move(images, **still), images, atol=1e-6)
-    turned = move(images, **{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)})
+    assert torch.allclose(move(images, affine_rows(**still)), images, atol=1e-6)
+    turned = move(images, affine_rows(**{**still, "angle": torch.full((1, 1, 1, 1), torch.pi / 2)}))
     assert torch.allclose(turned, images.rot90(1, (2, 3)), atol=1e-5)
     one_pixel = torch.full((1, 1, 1, 1), 2 / 8)  # in half sides
-    assert torch.allclose(move(images, **{**still, "shift_x": one_pixel})[..., :-1], images[..., 1:], atol=1e-5)
+    shifted = move(images, affine_rows(**{**still, "shift_x": one_pixel}))
+    assert torch.allclose(shifted[..., :-1], images[..., 1:], atol=1e-5)
+
+
+def augmented_as_a_batch(images, generator):
+    """The plain reference of the augmentation below: each change is made to the whole batch."""
+
+    def uniform(largest):
+        return largest * (2 * torch.rand(len(images), 1, 1, 1, generator=generator) - 1)
+
+    images = torch.where(torch.rand(len(images), generator=generator).view(-1, 1, 1, 1) < 0.5, images.flip(3), images)
+    rows = affine_rows(angle=uniform(0.1), shift_x=uniform(0.2), shift_y=uniform(0.2), scale=1 + uniform(0.1))
+    images = move(images, rows)
+    images = images.lerp(convolved(images), uniform(0.6).abs())
+    images = images * (1 + uniform(0.2))
+    images = images.mean(dim=(1, 2, 3), keepdim=True).lerp(images, 1 + uniform(0.3))
+    images = images + uniform(0.05).abs() * torch.randn(images.shape, generator=generator)
+    return images.clamp(0, 1)
+
+
+def convolved(images):
+    kernel = torch.tensor([1.0, 2, 1])[:, None] * torch.tensor([1.0, 2, 1]) / 16
+    return F.conv2d(F.pad(images, (1, 1, 1, 1), mode="reflect"), kernel.expand(3, 1, 3, 3), groups=3)
+
+
+@pytest.mark.parametrize("side", [9, 64])
+def test_images_are_augmented_as_a_batch_would_be(side):
+    images = torch.rand(5, 3, side, side)
+    augment = ClassicalAugment(
+        rotation=math.degrees(0.1), translate=0.1, scale=0.1, blur=0.6, brightness=0.2, contrast=0.3, noise=0.05
+    )
+    expected = augmented_as_a_batch(images, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(augment(images, torch.Generator().manual_seed(1)), expected, rtol=0, atol=1e-6)
+
+
+def test_binomial_blur_is_a_convolution():
+    images = torch.rand(2, 3, 20, 17)
+    torch.testing.assert_close(binomial_blur(images), convolved(images), rtol=0, atol=1e-6)
 
 
 def test_binomial_blur_keeps_the_mean_of_a_constant_and_spreads_a_dot():

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from acne_lab.grade.heads import LinearHead
 from acne_lab.grade.losses import cross_entropy, focal_loss, inverse_frequency
 
 
@@ -49,10 +48,3 @@ def test_inverse_frequency_gives_classes_equal_weight_in_all():
     assert torch.allclose(weights * counts, torch.full((4,), 1457 / 4))
     weights = inverse_frequency(torch.tensor([4, 0, 2]))
     assert weights.tolist() == pytest.approx([6 / 4 / 2, 0, 6 / 2 / 2])
-
-
-def test_head_drops_only_while_training():
-    head = LinearHead(num_features=8, num_classes=4, drop_rate=0.5)
-    features = torch.ones(2, 8)
-    assert torch.equal(head.eval()(features), head.linear(features))
-    assert not torch.equal(head.train()(features), head.linear(features))

@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from acne_lab.data.augment import ClassicalAugment
 from acne_lab.data.module import GraderData
 from acne_lab.data.table import ImageTable
-from acne_lab.grade.module import Grader, warmup_cosine
+from acne_lab.grade.heads import SoftmaxHead
+from acne_lab.grade.module import Grader
 
 CLASSES = ("mild", "moderate", "severe", "very_severe")
 
@@ -56,6 +55,7 @@ def make_data(**arguments):
 def make_grader(lr=4e-3, **arguments):
     defaults = {
         "backbone": "test_resnet",
+        "head": functools.partial(SoftmaxHead),
         "classes": CLASSES,
         "optimizer": functools.partial(torch.optim.AdamW, lr=lr),
         "input_size": 64,
@@ -83,7 +83,12 @@ def train_and_predict(seed):
     )
     trainer = quiet_trainer(max_epochs=2, deterministic=True)
     trainer.fit(grader, data)
-    return torch.cat(trainer.predict(grader, data.test_dataloader()))
+    return predict(trainer, grader, data)
+
+
+def predict(trainer, grader, data):
+    """Probabilities [N, C] of the test images."""
+    return torch.cat([probabilities for probabilities, _ in trainer.predict(grader, data.test_dataloader())])
 
 
 def test_overfits_a_few_images_and_logs_what_the_run_needs():
@@ -139,7 +144,7 @@ def test_checkpoint_is_plain_and_rebuilds_the_grader(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]["classes"] == list(CLASSES)
     loaded = Grader.load_from_checkpoint(tmp_path / "last.ckpt", map_location="cpu")
     data = make_data()
-    before, after = (torch.cat(quiet_trainer().predict(g, data.test_dataloader())) for g in (grader, loaded))
+    before, after = (predict(quiet_trainer(), g, data) for g in (grader, loaded))
     assert torch.equal(before, after)
 
 
@@ -161,13 +166,3 @@ def test_divergence_is_an_error_that_names_the_learning_rate():
 def test_other_classes_than_the_data_are_refused():
     with pytest.raises(ValueError, match="prepare the data with the grader's classes"):
         quiet_trainer(max_epochs=1).fit(make_grader(classes=CLASSES[:3]), make_data())
-
-
-@given(num_steps=st.integers(1, 200), warmup=st.floats(0, 0.9))
-def test_schedule_rises_then_falls(num_steps, warmup):
-    num_warmup = round(warmup * num_steps)
-    factors = [warmup_cosine(step, num_warmup=num_warmup, num_steps=num_steps) for step in range(num_steps + 1)]
-    assert factors[max(num_warmup - 1, 0)] == 1
-    assert factors[:num_warmup] == sorted(factors[:num_warmup])
-    assert factors[num_warmup:] == sorted(factors[num_warmup:], reverse=True)
-    assert factors[-1] == pytest.approx(0, abs=1e-9)

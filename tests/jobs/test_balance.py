@@ -428,7 +428,7 @@ def test_a_grader_learns_from_added_rows(grader, table):
 
 def test_permuted_labels(grader, table):
     config = grader("balance=acnedit")
-    null = config | {"balance": config["balance"] | {"permute_labels": True}}
+    null = config | {"balance": config["balance"] | {"permute_labels": "added"}}
     plain, permuted = added_rows(config, table), added_rows(null, table)
     assert sorted(plain.rows["severity"]) == sorted(permuted.rows["severity"])
     assert plain.rows["severity"].tolist() != permuted.rows["severity"].tolist()

@@ -1,0 +1,68 @@
+"""The arms of a study: which of them are asked for, the stages that these need, and names that do not exist.
+
+`study=cnn_benchmark backbone=resnet50 arm=real` gives the plan its `study.backbone` and `study.arm`: `backbone`
+is a group of the stages' configs, not of the study's, so Hydra would not take the short word.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from hydra.core.global_hydra import GlobalHydra
+
+SHORT = ("arm", "backbone", "protocol")  # values of a plan that a command may give without `study.`
+GROUPS = ("backbone", "protocol")  # those of them that name a config
+
+
+def with_long_names(words: Iterable[str]) -> list[str]:
+    """The words of a study's command with `study.arm=` for `arm=`, and so on."""
+    return [f"study.{word}" if word.partition("=")[0] in SHORT else word for word in words]
+
+
+def asked_arms(plan: dict) -> dict[str, str]:
+    """The arms, name -> pattern of its stages, that `plan["arm"]` names; all but those of `by_name` if it names none.
+
+    Raises:
+        ValueError: there is no such arm; the message has the nearest names.
+    """
+    arms, asked = plan["arms"], plan.get("arm")
+    if asked is None:
+        return {name: pattern for name, pattern in arms.items() if name not in plan.get("by_name", ())}
+    asked = [asked] if isinstance(asked, str) else list(asked)
+    for name in asked:
+        require_known("arm", name, arms)
+    return {name: pattern for name, pattern in arms.items() if name in asked}
+
+
+def require_configs(plan: dict) -> None:
+    """ValueError if the plan names a backbone or a protocol that no stage would find: before hours of GANs."""
+    loader = GlobalHydra.instance().config_loader()
+    for group in GROUPS:
+        if group in plan:
+            require_known(group, plan[group], loader.get_group_options(group))
+
+
+def require_known(what: str, name: str, known: Iterable[str]) -> None:
+    """ValueError, with the nearest names, if `name` is none of the known ones."""
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    guess = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"there is no {what} {name}: {guess}There are {', '.join(known)}")
+
+
+def with_needs(stages: dict, wanted: Sequence[str], needs: dict[str, set[str]]) -> dict:
+    """The stages, in their order, that are wanted or that a wanted one waits for.
+
+    Args:
+        stages: name -> stage.
+        wanted: names of stages.
+        needs: name -> the stages that it waits for itself.
+    """
+    found, left = set(), list(wanted)
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += needs.get(name, ())
+    return {name: node for name, node in stages.items() if name in found}
