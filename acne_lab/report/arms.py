@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from acne_lab.metrics.predictions import Predictions
-from acne_lab.metrics.pending import subject_bootstrap
-from acne_lab.metrics.statistics import Estimate, t_interval
+from acne_lab.metrics.statistics import Estimate, subject_bootstrap, t_interval
 
 PRIMARY = "balanced_accuracy"  # the one figure that arms are tested on; the others describe
 
@@ -67,7 +66,8 @@ class Arm:
         train: `metrics.json["train"]`: num_images and sources {source: count}. {} if it was not noted.
         lineage: `metrics.json["lineage"]`: known, protocol, leaked_share. {} if it was not noted.
         classes: severities from mild to very severe, the order of `confusion`.
-        is_null: it learned from labels that were dealt anew, so that they say nothing.
+        null: whose labels were dealt anew, so that they say nothing: "all" the training images', only those of the
+            images "added" to the real ones, or "" where none were.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Arm:
     train: dict
     lineage: dict
     classes: tuple[str, ...]
-    is_null: bool = False
+    null: str = ""
 
     @cached_property
     def test(self) -> dict:
@@ -133,7 +133,8 @@ class Arm:
     def people(self) -> dict[str, tuple[float, float]]:
         """{figure: 95 % interval of its mean, had other people been tested}; {} unless all its tests are recomputed."""
         kept = [each for each in self.predictions if each is not None]
-        return subject_bootstrap(kept) if kept and not self.num_noted else {}
+        found = subject_bootstrap(kept) if kept and not self.num_noted else {}
+        return {name: (each.low, each.high) for name, each in found.items() if each.low is not None}
 
     @property
     def num_per_class(self) -> dict[str, int]:

@@ -18,7 +18,7 @@ from acne_lab.data.table import ImageTable
 from acne_lab.metrics.grading import figures
 from acne_lab.metrics.predictions import Predictions, read_predictions
 from acne_lab.report.arms import Arm
-from acne_lab.report.comparison import Comparisons, baselines, compare
+from acne_lab.report.comparison import Contrasts, baselines, compare
 
 # A slash that begins a word and another one after it: /home/ann/photos/1.jpg, not loss/G, not https://host/page.
 _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w./~…-]))/(?:[^\s/'\",:;()\[\]{}]+/)+([^\s/'\",:;()\[\]{}]*)")
@@ -92,6 +92,7 @@ class Study:
         run: the study's own folder, relative to the folder that holds runs/, for people to find it.
         stages: in the order in which they run.
         arms: in the study's order, which is not a ranking.
+        left_out: graders of seeds that not all arms have, so that nothing here speaks of them.
     """
 
     name: str
@@ -103,9 +104,10 @@ class Study:
     run: str
     stages: tuple[Stage, ...]
     arms: tuple[Arm, ...]
+    left_out: tuple[str, ...] = ()
 
     @cached_property
-    def compared(self) -> Comparisons:
+    def compared(self) -> Contrasts:
         """Every arm against its baseline."""
         return compare(self.arms, self.baseline)
 
@@ -181,9 +183,10 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
     about = json.loads((study_dir / "study.json").read_text(encoding="utf-8"))
     stages = tuple(_read_stage(name, entry, runs_dir) for name, entry in about["stages"].items())
     reported = _read_json(study_dir / "metrics.json").get("arms", {})
-    by_name, merged = {stage.name: stage for stage in stages}, bool(about.get("members"))
+    by_name, members = {stage.name: stage for stage in stages}, about.get("members", {})
     arms = tuple(
-        _read_arm(name, names, by_name, reported.get(name, {}), merged=merged) for name, names in about["arms"].items()
+        _read_arm(name, names, by_name, reported.get(name, {}), members.get(name, {}))
+        for name, names in about["arms"].items()
     )
     study_dir, runs_dir = study_dir.resolve(), runs_dir.resolve()
     inside = study_dir.is_relative_to(runs_dir)
@@ -197,6 +200,7 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
         run=f"{runs_dir.name}/{study_dir.relative_to(runs_dir).as_posix()}" if inside else study_dir.name,
         stages=stages,
         arms=arms,
+        left_out=tuple(about.get("left_out", ())),
     )
 
 
@@ -243,7 +247,9 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
     )
 
 
-def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, *, merged: bool) -> Arm:
+def _read_arm(
+    name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict
+) -> Arm:
     """The test figures recomputed from predictions; without these the graders' own metrics.json, or what the study
     noted of those whose runs have been removed."""
     names = [names] if isinstance(names, str) else names
@@ -254,12 +260,12 @@ def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], re
     noted = [{key: values[i] for key, values in by_seed.items()} for i in range(len(names))]
     known = next((each for each in metrics if each), {})
     config = next((grader.config for grader in graders if grader is not None and grader.config), {})
-    backbone, _, label = name.partition(", ") if merged else (config.get("model", {}).get("backbone") or "", "", name)
+    permuted = config.get("balance", {}).get("permute_labels")
     seeds = [grader.config.get("seed") if grader is not None else None for grader in graders]
     return Arm(
         name=name,
-        label=label,
-        backbone=backbone,
+        label=member.get("arm", name),
+        backbone=member.get("backbone") or config.get("model", {}).get("backbone") or "",
         stages=tuple(names),
         seeds=tuple(range(len(names)) if None in seeds or len(set(seeds)) < len(seeds) else seeds),
         tests=tuple(
@@ -270,7 +276,7 @@ def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], re
         train=known.get("train", {}),
         lineage=known.get("lineage", {}),
         classes=tuple(known.get("classes", ())),
-        is_null=bool(config.get("balance", {}).get("permute_labels")),
+        null="added" if permuted is True else permuted or "",
     )
 
 

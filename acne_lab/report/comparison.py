@@ -13,8 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from acne_lab.metrics.pending import difference_bootstrap, holm, permutation_test, seeds_needed
-from acne_lab.metrics.statistics import Estimate, t_interval
+from acne_lab.metrics.statistics import (
+    Estimate,
+    holm,
+    paired_bootstrap,
+    permutation_test,
+    seeds_needed,
+    t_interval,
+)
 from acne_lab.report.arms import PRIMARY, Arm
 
 ALPHA = 0.05
@@ -22,7 +28,7 @@ BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED = "better", "worse", "not told apart",
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contrast:
     """One arm against the baseline, on the images that both were tested on, seed by seed.
 
     Args:
@@ -60,7 +66,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Comparisons:
+class Contrasts:
     """All that a study compares. Each of the two is a family of its own for Holm's correction.
 
     Args:
@@ -68,11 +74,11 @@ class Comparisons:
         labels: {label of an arm: it against the baseline, all backbones together}; {} of fewer than two backbones.
     """
 
-    arms: Mapping[str, Comparison]
-    labels: Mapping[str, Comparison]
+    arms: Mapping[str, Contrast]
+    labels: Mapping[str, Contrast]
 
 
-def compare(arms: Sequence[Arm], baseline: str) -> Comparisons:
+def compare(arms: Sequence[Arm], baseline: str) -> Contrasts:
     """Every tested arm with the baseline of its backbone, and with several backbones every label over all of them.
 
     Args:
@@ -88,7 +94,7 @@ def compare(arms: Sequence[Arm], baseline: str) -> Comparisons:
             same = [pair for pair in pairs.values() if pair[0].label == label]
             if len(same) == len(bases):
                 together[label] = _compared(same)
-    return Comparisons(_corrected(found), _corrected(together))
+    return Contrasts(_corrected(found), _corrected(together))
 
 
 def baselines(arms: Sequence[Arm], baseline: str) -> dict[str, Arm]:
@@ -97,7 +103,7 @@ def baselines(arms: Sequence[Arm], baseline: str) -> dict[str, Arm]:
     return {arm.group: arm for arm in arms if arm.label == label}
 
 
-def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Comparison | None:
+def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Contrast | None:
     """The mean difference of the pairs, seed by seed; None where no seed has been tested in all of them."""
     values = [(arm.values(PRIMARY), base.values(PRIMARY)) for arm, base in pairs]
     seeds = [seed for seed in pairs[0][0].seeds if all(seed in each for pair in values for each in pair)]
@@ -105,23 +111,25 @@ def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Comparison | None:
         return None
     by_seed = tuple(float(np.mean([mine[seed] - theirs[seed] for mine, theirs in values])) for seed in seeds)
     kept = [(arm.predicted(seed), base.predicted(seed)) for arm, base in pairs for seed in seeds]
-    tested = all(each is not None for pair in kept for each in pair)
     mine, theirs = zip(*kept)
-    test = permutation_test(mine, theirs) if tested else (None, None, None)
-    return Comparison(
+    if any(each is None for each in (*mine, *theirs)):
+        test, people = None, None
+    else:
+        test, people = permutation_test(mine, theirs)[PRIMARY], paired_bootstrap(mine, theirs)[PRIMARY]
+    return Contrast(
         baseline=pairs[0][1].name if len(pairs) == 1 else pairs[0][1].label,
         difference=t_interval(by_seed),
         by_seed=by_seed,
-        people=difference_bootstrap(mine, theirs) if tested else None,
-        p=test[0],
+        people=None if people is None or people.low is None else (people.low, people.high),
+        p=None if test is None else test.p,
         p_holm=None,
-        seeds_needed=seeds_needed(by_seed) if len(by_seed) > 1 else None,
-        num_images=test[1],
-        num_people=test[2],
+        seeds_needed=seeds_needed(by_seed),
+        num_images=None if test is None else test.num_images,
+        num_people=None if test is None else test.num_subjects,
     )
 
 
-def _corrected(found: Mapping[str, Comparison | None]) -> dict[str, Comparison]:
+def _corrected(found: Mapping[str, Contrast | None]) -> dict[str, Contrast]:
     """Those that could be made, with Holm's p."""
     found = {name: each for name, each in found.items() if each is not None}
     tested = [name for name, each in found.items() if each.p is not None]

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from acne_lab.metrics.pending import reliability
+from acne_lab.metrics.calibration import reliability
 from acne_lab.report import grading_plots as plots
 from acne_lab.report.arms import KINDS, PRIMARY, Arm, figures_of, kind, value_of
 from acne_lab.report.collect import Study
-from acne_lab.report.comparison import BETTER, WORSE, Comparison
+from acne_lab.report.comparison import BETTER, WORSE, Contrast
 from acne_lab.report.grading_plots import Row
 from acne_lab.report.parts import NOT_RUN, Drawing, as_drawing, counted, score
 from acne_lab.report.reading import estimated, known, points, probability
@@ -88,7 +88,7 @@ def _arm_row(study: Study, arm: Arm) -> dict:
     }
 
 
-def _difference_cells(each: Comparison | None) -> dict:
+def _difference_cells(each: Contrast | None) -> dict:
     half = each.difference.half_width if each else None
     return {
         "difference": points(each.difference.mean) if each else "",
@@ -105,7 +105,7 @@ def _difference_cells(each: Comparison | None) -> dict:
 def _tag(study: Study, arm: Arm) -> str:
     if study.is_baseline(arm) and len(study.arms) > 1:
         return "baseline"
-    if arm.is_null:
+    if arm.null:
         return "null"
     return "leaked" if study.is_inflated(arm) else ""
 
@@ -270,7 +270,7 @@ def _differences_drawing(study: Study) -> Drawing | None:
     return as_drawing(figure, "differences", f"Points of balanced accuracy above {baseline}: {words}")
 
 
-def _difference_row(name: str, each: Comparison) -> Row:
+def _difference_row(name: str, each: Contrast) -> Row:
     return Row(
         name,
         100 * each.difference.mean,
@@ -294,7 +294,8 @@ def _reliability_drawing(study: Study) -> Drawing | None:
             kept = [each for each in arm.predictions if each is not None]
             if not kept:
                 continue
-            bins = reliability(kept)
+            right = np.concatenate([each.predicted == each.labels for each in kept])
+            bins = reliability(np.concatenate([each.probabilities for each in kept]), right)
             error = arm.estimate("ece")
             cells.append((arm.label, bins, f"ECE {error.mean:.3f}" if error else ""))
             words.append(f"{arm.name} {estimated(error)}")

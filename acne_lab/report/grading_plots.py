@@ -123,33 +123,32 @@ def _span(rows: Sequence[Row]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def reliability_figure(cells: Sequence[Sequence[tuple[str, pd.DataFrame, str] | None]]) -> Figure:
-    """How often the grade is right against how sure the grader was: rows and columns of small panels.
+def reliability_figure(cells: Sequence[Sequence[tuple[str, Sequence[tuple[float, float, float]], str]]]) -> Figure:
+    """How often the grade is right against how sure the grader was: rows of small panels.
 
     Args:
-        cells: rows of (title, bins, note); bins have the columns confidence, accuracy and share, all in [0, 1].
-            None leaves a place empty.
+        cells: rows of (title, bins, note); a bin is (confidence, share of right grades, share of the images).
     """
-    rows, columns = len(cells), max(len(row) for row in cells)
+    rows, columns = len(cells), max(5, *(len(row) for row in cells))
     with rc_context({**STYLE, "axes.grid": False, "axes.titlesize": 7.5, "font.size": 7.5}):
-        figure, axes = canvas(rows=rows, columns=columns, height=0.55 + rows * (0.35 + 9.2 / max(columns, 5)))
-        for place, cell in zip(axes, (cell for row in cells for cell in (*row, *[None] * (columns - len(row))))):
-            if cell is None:
+        figure, axes = canvas(rows=rows, columns=columns, height=0.5 + rows * (0.45 + 8.6 / columns))
+        for index, place in enumerate(axes):
+            row, column = divmod(index, columns)
+            if column >= len(cells[row]):
                 place.remove()
                 continue
-            title, bins, note = cell
+            title, bins, note = cells[row][column]
+            confidence, right, share = np.array(bins).reshape(-1, 3).T
             place.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-            place.vlines(bins["confidence"], bins["confidence"], bins["accuracy"], color=SERIES[1], linewidth=1.1, alpha=0.8)
-            place.plot(bins["confidence"], bins["accuracy"], color=SERIES[0], linewidth=1)
-            place.scatter(bins["confidence"], bins["accuracy"], s=4 + 90 * bins["share"], color=SERIES[0], linewidths=0)
-            place.annotate(note, (0.04, 0.93), color=MUTED, va="top")
+            place.vlines(confidence, confidence, right, color=SERIES[1], linewidth=1.1, alpha=0.8)
+            place.plot(confidence, right, color=SERIES[0], linewidth=1)
+            place.scatter(confidence, right, s=4 + 80 * share, color=SERIES[0], linewidths=0)
+            place.annotate(note, (0.04, 0.96), color=MUTED, va="top")
             place.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
-            place.set_title(_wrapped(title, 19), loc="left")
-        for place in axes:
-            if place.figure is None:
-                continue
-            place.label_outer()
-        figure.supxlabel("confidence", color=MUTED, fontsize=8.5)
+            place.set_title(_wrapped(title, 120 // columns), loc="left")
+            place.set_xticklabels(("0", "", "1") if row == rows - 1 else ())
+            place.set_yticklabels(("0", "", "1") if column == 0 else ())
+        figure.supxlabel("how sure the grader was", color=MUTED, fontsize=8.5)
         figure.supylabel("share of right grades", color=MUTED, fontsize=8.5)
         return figure
 

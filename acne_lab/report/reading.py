@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from acne_lab.metrics.statistics import Estimate
 from acne_lab.report.arms import PRIMARY, Arm
 from acne_lab.report.collect import Stage, Study
-from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, WORSE, Comparison
+from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, WORSE, Contrast
 from acne_lab.report.parts import NOT_RUN, counted, duration, score, shared_subjects
 
 MANY_ARMS = 12  # from which on the summary names no score of each
@@ -22,7 +22,7 @@ def answer(study: Study) -> list[str]:
     if not compared:
         return []
     arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
-    controls = {name for name in compared if arms[name].is_null or study.is_inflated(arms[name])}
+    controls = {name for name in compared if arms[name].null or study.is_inflated(arms[name])}
     asked = {name: each for name, each in compared.items() if name not in controls}
     baseline = next(iter(compared.values())).baseline
     over = f" Over all {len(study.backbones)} backbones:" if study.compared.labels else ""
@@ -46,35 +46,38 @@ def answer(study: Study) -> list[str]:
     return said + _controls(study, {name: compared[name] for name in compared if name in controls}, arms)
 
 
-def _by_size(compared: Mapping[str, Comparison], verdict: str) -> list[tuple[str, Comparison]]:
+def _by_size(compared: Mapping[str, Contrast], verdict: str) -> list[tuple[str, Contrast]]:
     found = [(name, each) for name, each in compared.items() if each.verdict == verdict]
     return sorted(found, key=lambda pair: pair[1].difference.mean, reverse=True)
 
 
-def _told(name: str, each: Comparison) -> str:
+def _told(name: str, each: Contrast) -> str:
     return f"“{name}” by {100 * abs(each.difference.mean):.1f} points ({interval(each)}, p {probability(each.p_holm)})"
 
 
-def _untold(name: str, each: Comparison) -> str:
+def _untold(name: str, each: Contrast) -> str:
     return f"“{name}” ({points(each.difference.mean)} points, {interval(each)}, p {probability(each.p_holm)})"
 
 
-def _controls(study: Study, compared: Mapping[str, Comparison], arms: Mapping[str, Arm]) -> list[str]:
+def _controls(study: Study, compared: Mapping[str, Contrast], arms: Mapping[str, Arm]) -> list[str]:
     """What the arms say that test the instrument: it must find nothing where there is nothing, and a leak must show."""
     said = []
     for name, each in compared.items():
         same = [arm for arm in study.arms if name in (arm.name, arm.label)]
-        if arms[name].is_null and study.classes:
+        by = f"{points(each.difference.mean)} points, {each.verdict}"
+        if arms[name].null == "all":
             means = [arm.estimate(PRIMARY).mean for arm in same if arm.estimate(PRIMARY)]
             said.append(
-                f"The null, “{name}”, learned from labels dealt anew: {score(sum(means) / len(means))}, "
+                f"The null “{name}” learned from labels dealt anew: {score(sum(means) / len(means))}, "
                 f"chance {score(1 / len(study.classes))}."
             )
+        elif arms[name].null:
+            said.append(f"The null “{name}” ({by}) got as many images, their labels dealt anew.")
         else:
             share = max(arm.leaked_share for arm in same)
             said.append(
-                f"“{name}” has seen people of {100 * share:.0f} % of the test images; its "
-                f"{points(each.difference.mean)} points ({each.verdict}) are what a leak does, not what an arm can."
+                f"“{name}” ({by}) has seen the people of {100 * share:.0f} % of the test images: what a leak does, not "
+                "what an arm can."
             )
     return said
 
@@ -194,7 +197,7 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def interval(each: Comparison) -> str:
+def interval(each: Contrast) -> str:
     """That of a difference over seeds, in points; of one seed that over people."""
     mean, half = each.difference.mean, each.difference.half_width
     if half is not None:
@@ -231,6 +234,11 @@ def _of_seeds(study: Study, tested: Sequence[Arm]) -> list[str]:
     incomplete = [arm.name for arm in tested if arm.num_tested < len(arm.tests)]
     if incomplete:
         said.append(f"Not all seeds have been tested, so the means are of fewer: {_quoted(incomplete)}.")
+    if study.left_out:
+        said.append(
+            f"{counted(len(study.left_out), 'grader')} of seeds that not all arms have are left out: "
+            f"{_quoted(study.left_out[:5])}{' and more' if len(study.left_out) > 5 else ''}."
+        )
     return said
 
 
