@@ -14,6 +14,7 @@ import numpy as np
 
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import Estimate, subject_bootstrap, t_interval
+from acne_lab.metrics.totals import flat
 
 PRIMARY = "balanced_accuracy"  # the one figure that arms are tested on; the others describe
 
@@ -117,7 +118,7 @@ class Arm:
 
     def values(self, figure: str) -> dict[int, float]:
         """{seed: the figure of its grader}, of those that have it."""
-        found = {seed: value_of(test, figure) for seed, test in zip(self.seeds, self.tests, strict=True)}
+        found = {seed: flat(test).get(figure) for seed, test in zip(self.seeds, self.tests, strict=True)}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def estimate(self, figure: str) -> Estimate | None:
@@ -149,20 +150,12 @@ class Arm:
         return max(counts) / sum(counts) if sum(counts) else None
 
 
-def value_of(test: Mapping, figure: str) -> float | None:
-    """A figure by its name, `.` between the levels (`recall.mild`); None where the test does not have it."""
-    head, _, rest = figure.partition(".")
-    value = test.get(head)
-    if rest:
-        return value.get(rest) if isinstance(value, Mapping) else None
-    return None if isinstance(value, Mapping | Sequence) else value
-
-
 def figures_of(arms: Iterable[Arm]) -> list[str]:
     """Names of the figures that at least one of the arms has, in the order of `KINDS`, recalls last."""
-    tests = [test for arm in arms for test in arm.tests if test]
-    recalls = dict.fromkeys(f"recall.{name}" for test in tests for name in test.get("recall") or {})
-    return [name for name in (*KINDS, *recalls) if any(value_of(test, name) is not None for test in tests)]
+    there = {}
+    for test in (test for arm in arms for test in arm.tests):
+        there |= {name: None for name, value in flat(test).items() if value is not None}
+    return [*(name for name in KINDS if name in there), *(name for name in there if name.startswith("recall."))]
 
 
 def _mean(tests: Sequence[Mapping]) -> dict:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from acne_lab.metrics.calibration import reliability
 from acne_lab.report import grading_plots as plots
-from acne_lab.report.arms import KINDS, PRIMARY, Arm, figures_of, kind, value_of
+from acne_lab.report.arms import PRIMARY, Arm, figures_of, kind
 from acne_lab.report.collect import Study
 from acne_lab.report.comparison import BETTER, WORSE, Contrast
 from acne_lab.report.grading_plots import Row
