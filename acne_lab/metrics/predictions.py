@@ -57,8 +57,9 @@ class Predictions:
         return len(self.frame)
 
     def where(self, keep: np.ndarray) -> "Predictions":
-        """Those of the images where `keep` (bool [N]) says so; there must be one."""
-        return Predictions(self.frame[np.asarray(keep)].reset_index(drop=True), self.classes, self.decision, self.bands)
+        """Those of the images where `keep` (bool [N], or indices) says so; there must be one."""
+        rows = self.frame.iloc[np.arange(len(self))[keep]].reset_index(drop=True)
+        return Predictions(rows, self.classes, self.decision, self.bands)
 
     def of(self, split: str) -> "Predictions":
         """Those of one split, "val" or "test"."""

@@ -81,22 +81,30 @@ def subject_bootstrap(
 ) -> dict[str, Interval]:
     """An interval for every figure (names as in `totals.flat`) of one grader, or of the mean over an arm's seeds.
 
+    People are resampled with replacement (Efron 1979), and the interval lies between percentiles that are pushed
+    outwards as Student's t is beyond the normal (Hesterberg, Am. Stat. 2015, section 5.3): plain ones are too narrow
+    for few people. In simulations with people of one to four images 95 % intervals hold the truth in 92 to 95 % of
+    tests of 40 to 300 people.
+
+    There is none of the calibration error: a resample of images is always worse calibrated than the images, so that at
+    300 people such intervals hold the truth in 84 %, and at 40 in 11 %.
+
     Args:
         runs: predictions of one grader, or of an arm's graders, one a seed; all resamples take the same people.
-        num_resamples: of as many people as there are, with replacement (Efron 1979).
-        confidence: of the interval between percentiles, in (0, 1).
+        num_resamples: each of as many people as there are.
+        confidence: of the interval, in (0, 1).
         seed: of the resamples.
     """
     people = sorted(set().union(*(run.people for run in runs)))
-    totals = [totals_by_person(run, people) for run in runs]
-    point = _mean_figures([each.weighed(np.ones((1, len(people)))) for each in totals])
     num = len(people)
+    totals = [totals_by_person(run, people) for run in runs]
+    point = _mean_figures([each.weighed(np.ones(num)) for each in totals])
     weights = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(float)
     resampled = _mean_figures([each.weighed(weights) for each in totals])
     return {
-        name: _percentiles(resampled[name], confidence, num)
+        name: _interval(resampled[name], confidence, num, _why_none(name, totals))
         for name, value in point.items()
-        if not np.isnan(value).any()
+        if not np.isnan(value)
     }
 
 
@@ -242,13 +250,25 @@ def _mean_figures(totals: Sequence[Totals]) -> dict[str, np.ndarray]:
     return {name: np.mean([one[name] for one in every], axis=0) for name in every[0]}
 
 
-def _percentiles(values: np.ndarray, confidence: float, num_people: int) -> Interval:
-    if num_people < 2:
-        return Interval(None, None, "one person alone cannot say how far it may be off")
-    values = values[~np.isnan(values)]
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+def _why_none(name: str, totals: Sequence[Totals]) -> str:
+    """Why resampled people cannot say how far this figure may be off; "" where they can."""
+    if len(totals[0].values) < 2:
+        return "there is one person only"
+    if name == "ece":
+        return "a calibration error is larger in every resample than in what was resampled"
+    alone = [each.classes[i] for each in totals for i in np.flatnonzero(each.num_people(name) == 1)]
+    return f"one person only is {alone[0]}" if alone else ""
+
+
+def _interval(values: np.ndarray, confidence: float, num_people: int, reason: str) -> Interval:
+    """Expanded percentiles of resampled values [B], those that are defined."""
+    if reason:
+        return Interval(None, None, reason)
+    t = stats.t.ppf((1 + confidence) / 2, df=num_people - 1)
+    tail = stats.norm.sf(t * np.sqrt(num_people / (num_people - 1)))
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     if high - low < ROUNDING:
-        return Interval(None, None, "it is the same whoever is drawn, so the drawing cannot say how far it may be off")
+        return Interval(None, None, "it is the same whoever is drawn")
     return Interval(float(low), float(high))
 
 
@@ -265,8 +285,7 @@ def _on_common_images(
     cut = []
     for run, each in zip(runs, names, strict=True):
         row = {name: i for i, name in enumerate(each)}
-        rows = [row[name] for name in common]
-        cut.append(Predictions(run.frame.iloc[rows].reset_index(drop=True), run.classes, run.decision, run.bands))
+        cut.append(run.where([row[name] for name in common]))
     for other in cut[1:]:
         if (other.labels != cut[0].labels).any() or (other.people != cut[0].people).any():
             raise ValueError("the same images have other severities or people in the two arms: test both on one table")

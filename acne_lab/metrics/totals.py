@@ -13,6 +13,7 @@ import torch
 from acne_lab.metrics.grading import NUM_BINS, class_recall, confusion_figures, grade_of_count
 from acne_lab.metrics.predictions import Predictions
 
+AVERAGES = ("balanced_accuracy", "macro_precision", "macro_sensitivity", "macro_specificity", "youden", "macro_f1")
 _PARTS = ("confusion", "from_count", "bins", "count", "count_from_grade")
 
 
@@ -31,13 +32,16 @@ class Totals:
     classes: tuple[str, ...]
 
     def weighed(self, weights: np.ndarray) -> "Totals":
-        """Sums [B, K] of S people who count `weights` [B, S] times each."""
+        """Sums [..., K] of S people who count `weights` [..., S] times each."""
         return Totals(weights @ self.values, self.classes)
 
-    @property
-    def confusion(self) -> np.ndarray:
-        """[..., C, C], rows = truth."""
-        return self._part("confusion")
+    def num_people(self, figure: str) -> np.ndarray:
+        """How many people each class of a figure is told by, int [C]; [0] of a figure that is not one of classes."""
+        kind, _, last = figure.rpartition(".")
+        shown = (self._part("from_count" if kind == "grade_from_count" else "confusion").sum(axis=-1) > 0).sum(axis=0)
+        if last in AVERAGES:
+            return shown
+        return shown * (np.array(self.classes) == last) if kind == "recall" else np.zeros(1, dtype=int)
 
     def _part(self, name: str) -> np.ndarray:
         num = len(self.classes)
