@@ -140,6 +140,30 @@ def fit_weights(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, .
     return tuple(np.exp(log_w).tolist())
 
 
+def reliability(
+    probabilities: np.ndarray, right: np.ndarray, *, num_bins: int = 10, least: int = 5
+) -> list[tuple[float, float, float]]:
+    """How often graders are right against how sure they are (the diagram of Guo et al., ICML 2017, figure 1).
+
+    Args:
+        probabilities: [N, C], calibrated or not; the confidence is the largest of a row.
+        right: bool [N], whether the grade is right.
+        num_bins: of equal width.
+        least: bins of fewer images are left out, their shares say nothing.
+
+    Returns:
+        (mean confidence, share of right grades, share of the images), each in [0, 1], of every bin from 0 to 1.
+    """
+    confidence = np.asarray(probabilities, dtype=np.float64).max(axis=1)
+    where = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+    bins = [where == index for index in range(num_bins)]
+    return [
+        (float(confidence[inside].mean()), float(right[inside].mean()), float(inside.mean()))
+        for inside in bins
+        if inside.sum() >= least
+    ]
+
+
 def _logits(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     if len(labels) == 0 or len(probabilities) != len(labels):

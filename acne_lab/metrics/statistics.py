@@ -155,6 +155,37 @@ def permutation_test(
     return found
 
 
+def paired_bootstrap(
+    a: Sequence[Predictions],
+    b: Sequence[Predictions],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """An interval for the difference of every figure between two arms, mean over seeds, had other people been tested.
+
+    Both arms are tested on the same resampled people, so what makes people hard for both is not in the interval.
+
+    Args: as of `permutation_test` and `subject_bootstrap`.
+
+    Raises:
+        ValueError: as `permutation_test`.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} graders cannot be paired: train both arms with the same seeds")
+    a, b = _on_common_images(a, b)
+    people = sorted(set(a[0].people))
+    num = len(people)
+    weights = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(float)
+    mine, theirs = (_mean_figures([totals_by_person(run, people).weighed(weights) for run in runs]) for runs in (a, b))
+    return {
+        name: _percentiles(mine[name] - theirs[name], confidence, num)
+        for name in mine
+        if not np.isnan(mine[name] - theirs[name]).all()
+    }
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values of a family of tests, adjusted so that the chance of any false alarm is kept (Holm 1979), in [0, 1]."""
     p = np.asarray(p_values, dtype=np.float64)
