@@ -14,7 +14,7 @@ from PIL import Image
 
 from acne_lab.data.table import replace_text
 from acne_lab.report import plots
-from acne_lab.report.heat import heat_picture
+from acne_lab.report.attribution import heat_picture, rates_figure
 from acne_lab.report.parts import Drawing, Picture, as_drawing, counted, html_templates, slug
 
 SIDE = 400  # px of a picture: twice what the page shows, for sharp screens
@@ -188,7 +188,7 @@ def drawing(metrics: dict) -> Drawing | None:
     if not known:
         return None
     words = "; ".join(f"{name}: hit rate {said(each['hit_rate'])}" for name, each in known.items())
-    return as_drawing(plots.attribution_figure(known), "attribution", words)
+    return as_drawing(rates_figure(known), "attribution", words)
 
 
 def reading(metrics: dict) -> list[str]:

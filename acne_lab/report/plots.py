@@ -156,40 +156,6 @@ def realism_figure(areas: Mapping[str, Mapping[str, float]], scores: Mapping[str
         return figure
 
 
-def attribution_figure(groups: Mapping[str, Mapping]) -> Figure:
-    """Hit rates (times of chance) and pointing rates by group of photographs, first on top, beside two controls.
-
-    Each group has the figures of `acne_lab.jobs.explain`: value, low and high (None: no interval) by name.
-    """
-    series = (("", SERIES[1], "o", "these lesions"), ("_elsewhere", MUTED, "D", "lesions of other people"))
-    series += (("_random", SERIES[0], "s", "random weights"),)
-    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
-        figure, (left, right) = _grid(rows=1, columns=2, height=0.9 + 0.4 * len(groups))
-        heights = np.arange(len(groups))[::-1]
-        for axes, name, scale in ((left, "hit_rate", 1), (right, "pointing", 100)):
-            for (control, colour, marker, label), shift in zip(series, (0.2, 0.0, -0.2)):
-                for height, each in zip(heights + shift, groups.values()):
-                    if (known := each.get(name + control)) is None:
-                        continue
-                    if known["low"] is not None:
-                        ends = [scale * known["low"], scale * known["high"]]
-                        axes.plot(ends, [height, height], color=colour, linewidth=1.8)
-                    axes.plot(scale * known["value"], height, marker, color=colour, markersize=5.5, label=label)
-                    label = None
-            axes.set(ylim=(-0.6, len(groups) - 0.4))
-            axes.tick_params(axis="y", labelcolor=INK)
-        left.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        left.set(title="Heat on lesions; 1 is chance")
-        left.set_xlim(left=0)
-        left.set_yticks(heights, [_plain(name) for name in groups])
-        chance = [100 * each["area"] for each in groups.values()]
-        right.plot(chance, heights, "|", color=INK, markersize=15, label="chance")
-        right.set(title="Strongest place on a lesion, %", xlim=(-2, 102))
-        right.set_yticks(heights, [])
-        _legend_below(figure, right, columns=4)
-        return figure
-
-
 def counts_figure(counts: pd.DataFrame) -> Figure:
     """Images of each severity (rows, first on top), in parts (columns): shades of the severity's colour."""
     parts = list(counts.columns)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from acne_lab.report.attribution import heat_picture
 from acne_lab.report.explain import label, verdict, with_interval
-from acne_lab.report.heat import heat_picture
 
 
 def figure(value, low, high):

@@ -1,8 +1,13 @@
-"""Pictures of an attribution: the photograph in gray, the attribution as colour on it, lesions outlined."""
+"""An attribution on the page: the photograph in gray with colour where it lies, and how much of it lies on lesions."""
+
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
+
+from acne_lab.report.plots import INK, MUTED, SERIES, STYLE, canvas, legend_below, plain
 
 COLOURS = colormaps["inferno"]
 FINE = 3  # times as large an outline is drawn, and then reduced: Pillow draws no smooth ones
@@ -47,3 +52,37 @@ def heat_picture(
         for dx, dy in ((0, ARM), (ARM, 0)):
             ImageDraw.Draw(picture).line([(x - dx, y - dy), (x + dx, y + dy)], fill=PLACE, width=2)
     return picture
+
+
+def rates_figure(groups: Mapping[str, Mapping]) -> Figure:
+    """Hit rates (times of chance) and pointing rates by group of photographs, first on top, beside two controls.
+
+    Each group has the figures of `acne_lab.jobs.explain`: value, low and high (None: no interval) by name.
+    """
+    series = (("", SERIES[1], "o", "these lesions"), ("_elsewhere", MUTED, "D", "lesions of other people"))
+    series += (("_random", SERIES[0], "s", "random weights"),)
+    with rc_context({**STYLE, "axes.grid.axis": "x"}):
+        figure, (left, right) = canvas(rows=1, columns=2, height=0.9 + 0.4 * len(groups))
+        heights = np.arange(len(groups))[::-1]
+        for axes, name, scale in ((left, "hit_rate", 1), (right, "pointing", 100)):
+            for (control, colour, marker, label), shift in zip(series, (0.2, 0.0, -0.2)):
+                for height, each in zip(heights + shift, groups.values()):
+                    if (known := each.get(name + control)) is None:
+                        continue
+                    if known["low"] is not None:
+                        ends = [scale * known["low"], scale * known["high"]]
+                        axes.plot(ends, [height, height], color=colour, linewidth=1.8)
+                    axes.plot(scale * known["value"], height, marker, color=colour, markersize=5.5, label=label)
+                    label = None
+            axes.set(ylim=(-0.6, len(groups) - 0.4))
+            axes.tick_params(axis="y", labelcolor=INK)
+        left.axvline(1, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        left.set(title="Heat on lesions; 1 is chance")
+        left.set_xlim(left=0)
+        left.set_yticks(heights, [plain(name) for name in groups])
+        chance = [100 * each["area"] for each in groups.values()]
+        right.plot(chance, heights, "|", color=INK, markersize=15, label="chance")
+        right.set(title="Strongest place on a lesion, %", xlim=(-2, 102))
+        right.set_yticks(heights, [])
+        legend_below(figure, right, columns=4)
+        return figure
