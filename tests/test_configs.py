@@ -58,6 +58,7 @@ def test_roots_compose(root):
         "train": GAN,
         "balance": ("table=x",),
         "evaluate": ("table=x",),
+        "explain": ("run=x",),
     }.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
