@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,27 +66,27 @@ class Predictions:
         """Those of one split, "val" or "test"."""
         return self.where((self.frame["split"] == split).to_numpy())
 
-    @property
+    @cached_property
     def uncalibrated(self) -> np.ndarray:
         """float64 [N, C], as the grader gave them."""
         return self.frame[[f"p_{name}" for name in self.classes]].to_numpy(dtype=np.float64)
 
-    @property
+    @cached_property
     def probabilities(self) -> np.ndarray:
         """float64 [N, C], calibrated."""
         return self.decision.calibrated(self.uncalibrated)
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """int64 [N]: the grade of each image as an index into `classes`."""
         return self.decision.predicted(self.uncalibrated)
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         """int64 [N]: the true grade of each image as an index into `classes`."""
         return np.asarray(pd.Index(self.classes).get_indexer(self.frame["severity"]), dtype=np.int64)
 
-    @property
+    @cached_property
     def people(self) -> np.ndarray:
         """[N] names. An image of which nobody has told who is on it counts as a person of its own.
 
