@@ -120,6 +120,14 @@ class Study:
         base = baselines(self.arms, self.baseline).get(arm.group)
         return base is not None and arm.leaked_share > base.leaked_share
 
+    def role(self, arm: Arm) -> str:
+        """ "baseline", "null" or "leaked" for arms that others are compared with or that test the instrument, else ""."""
+        if self.is_baseline(arm) and len(self.arms) > 1:
+            return "baseline"
+        if arm.null:
+            return "null"
+        return "leaked" if self.is_inflated(arm) else ""
+
     @cached_property
     def gans(self) -> tuple[Stage, ...]:
         return tuple(stage for stage in self.stages if stage.is_gan)
@@ -247,9 +255,7 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
     )
 
 
-def _read_arm(
-    name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict
-) -> Arm:
+def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict) -> Arm:
     """The test figures recomputed from predictions; without these the graders' own metrics.json, or what the study
     noted of those whose runs have been removed."""
     names = [names] if isinstance(names, str) else names

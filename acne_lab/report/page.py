@@ -21,11 +21,11 @@ from PIL import Image
 from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import Stage, Study, init_from, read_study, without_machine_paths
+from acne_lab.report.grading import grading_facts
 from acne_lab.report.parts import (
     NOT_RUN,
     SOURCE_NAMES,
     THUMBNAIL,
-    Drawing,
     Picture,
     as_drawing,
     counted,
@@ -35,9 +35,9 @@ from acne_lab.report.parts import (
     slug,
     thumbnails,
 )
-from acne_lab.report.grading import grading_facts
 from acne_lab.report.reading import answer, reading, summary_lines
 from acne_lab.report.realism import SHORT, comparison_rows
+from acne_lab.report.results import results_table
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
@@ -56,7 +56,7 @@ class Sheet:
 
 
 def write_report(study_dir: Path, runs_dir: Path) -> Path:
-    """Write `report.html`, `report.md` and `report_files/` into `study_dir` and return the page's path.
+    """Write `report.html`, `report.md`, `report_files/` and, of arms, `results.csv` into `study_dir` and return the page's path.
 
     Args:
         study_dir: folder of the study's run (has study.json).
@@ -66,7 +66,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
         ValueError: `study_dir` has no study.json.
     """
     study_dir, runs_dir = Path(study_dir), Path(runs_dir)
-    facts = _facts(read_study(study_dir, runs_dir), runs_dir)
+    study = read_study(study_dir, runs_dir)
+    facts = _facts(study, runs_dir)
     aside = study_dir / f".report_files.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -75,6 +76,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
     aside.rename(study_dir / "report_files")
     replace_text(study_dir / "report.md", markdown_templates().get_template("page.md.j2").render(facts))
     replace_text(study_dir / "report.html", html_templates().get_template("page.html.j2").render(facts))
+    if study.arms:
+        replace_text(study_dir / "results.csv", results_table(study).to_csv(index=False, float_format="%.6g"))
     return study_dir / "report.html"
 
 

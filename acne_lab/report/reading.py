@@ -22,18 +22,18 @@ def answer(study: Study) -> list[str]:
     if not compared:
         return []
     arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
-    controls = {name for name in compared if arms[name].null or study.is_inflated(arms[name])}
+    controls = {name for name in compared if study.role(arms[name]) in ("null", "leaked")}
     asked = {name: each for name, each in compared.items() if name not in controls}
     baseline = next(iter(compared.values())).baseline
-    over = f" Over all {len(study.backbones)} backbones:" if study.compared.labels else ""
+    over = f" over all {len(study.backbones)} backbones" if study.compared.labels else ""
     said = []
     better, worse, rest, untested = (
         _by_size(asked, verdict) for verdict in (BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED)
     )
     if better:
-        said.append(f"Better than “{baseline}”:{over.lower()} {', '.join(_told(*each) for each in better)}.")
+        said.append(f"Better than “{baseline}”{over}: {', '.join(_told(*each) for each in better)}.")
     elif asked and len(untested) < len(asked):
-        said.append(f"No arm is shown to be better than “{baseline}”{over.lower().rstrip(':')}.")
+        said.append(f"No arm is shown to be better than “{baseline}”{over}.")
     if worse:
         said.append(f"Worse: {', '.join(_told(*each) for each in worse)}.")
     if rest:
@@ -248,7 +248,9 @@ def _of_people(study: Study) -> list[str]:
     families = [family for family in (study.compared.labels, study.compared.arms) if family]
     tested = [each for family in families for each in family.values() if each.p is not None]
     if tested:
-        sizes = " and of ".join(counted(sum(e.p is not None for e in family.values()), "comparison") for family in families)
+        sizes = " and of ".join(
+            counted(sum(e.p is not None for e in family.values()), "comparison") for family in families
+        )
         fewest, most = min(e.num_people for e in tested), max(e.num_people for e in tested)
         people = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
         said.append(
@@ -291,7 +293,8 @@ def _lineage_of_arms(study: Study) -> list[str]:
             f"have seen is not known: {_quoted(untold)}. data.subject_pattern, a column subject or data.subjects=faces "
             "tell."
         )
-    leaked = sorted({arm.lineage["leaked_share"] for arm in study.arms if arm.lineage.get("leaked_share")})
+    fair = [arm for arm in study.arms if not study.is_inflated(arm)]
+    leaked = sorted({arm.leaked_share for arm in fair if arm.leaked_share})
     if leaked:
         shares = " to ".join(f"{100 * share:.1f} %" for share in dict.fromkeys((leaked[0], leaked[-1])))
         said.append(
