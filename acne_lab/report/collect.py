@@ -121,7 +121,7 @@ class Study:
         return base is not None and arm.leaked_share > base.leaked_share
 
     def role(self, arm: Arm) -> str:
-        """ "baseline", "null" or "leaked" for arms that others are compared with or that test the instrument, else ""."""
+        """What an arm is for: "baseline", "null" and "leaked" (both test the instrument), or "": it is in question."""
         if self.is_baseline(arm) and len(self.arms) > 1:
             return "baseline"
         if arm.null:

@@ -343,4 +343,4 @@ def _by_source(counts: Mapping[str, int]) -> str:
 
 
 def _to(ends: tuple[float, float] | None, form: str) -> str:
-    return "" if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}".replace("-", "−")
+    return "" if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}".replace("-", "\N{MINUS SIGN}")

@@ -115,8 +115,8 @@ def _intervals(axes: Axes, heights: np.ndarray, rows: Sequence[Row], *, colours:
             ends = [row.mean - row.half_width, row.mean + row.half_width]
             axes.plot(ends, [height, height], color=colour, linewidth=1.7, label=words.pop("seeds", None))
         if len(row.by_seed) > 1:
-            dots = dict(color=SERIES[0], markersize=3.6, markeredgewidth=0, zorder=3, label=words.pop("dot", None))
-            axes.plot(row.by_seed, [height] * len(row.by_seed), "o", **dots)
+            dots = {"color": SERIES[0], "markersize": 3.6, "markeredgewidth": 0, "zorder": 3}
+            axes.plot(row.by_seed, [height] * len(row.by_seed), "o", label=words.pop("dot", None), **dots)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(heights, [_wrapped(row.name) for row in rows])
     axes.tick_params(axis="y", labelcolor=INK)
@@ -176,7 +176,7 @@ def _draw_reliability(axes: Axes, cell: Reliability) -> None:
     axes.vlines(confidence, confidence, right, color=SERIES[1], linewidth=1.1, alpha=0.8)
     axes.plot(confidence, right, color=SERIES[0], linewidth=1)
     axes.scatter(confidence, right, s=3 + 60 * share, color=SERIES[0], linewidths=0)
-    axes.annotate(note, (0.03, 0.97), color=MUTED, va="top")
+    axes.annotate(note, (1.02, -0.01), color=MUTED, ha="right", va="bottom")
     axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
@@ -210,7 +210,7 @@ def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
 
 
 def validation_figure(groups: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure | None:
-    """Validation balanced accuracy against epochs: a panel a backbone, a line an arm ({backbone: {arm: metrics.csv}})."""
+    """Validation balanced accuracy against epochs: {backbone: {arm: metrics.csv}}, a panel each with a line each."""
     column = "val/balanced_accuracy"
     groups = {name: {arm: frame for arm, frame in arms.items() if column in frame} for name, arms in groups.items()}
     groups = {name: arms for name, arms in groups.items() if arms}

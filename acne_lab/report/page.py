@@ -56,7 +56,9 @@ class Sheet:
 
 
 def write_report(study_dir: Path, runs_dir: Path) -> Path:
-    """Write `report.html`, `report.md`, `report_files/` and, of arms, `results.csv` into `study_dir` and return the page's path.
+    """Write the page of a study and return its path.
+
+    Beside `report.html` lie `report.md` with `report_files/` and, of a study with arms, `results.csv`.
 
     Args:
         study_dir: folder of the study's run (has study.json).

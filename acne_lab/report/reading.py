@@ -194,7 +194,7 @@ def estimated(estimate: Estimate | None, digits: int = 3) -> str:
 
 def points(difference: float) -> str:
     """A difference of two shares in points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(each: Contrast) -> str:
@@ -248,16 +248,15 @@ def _of_people(study: Study) -> list[str]:
     families = [family for family in (study.compared.labels, study.compared.arms) if family]
     tested = [each for family in families for each in family.values() if each.p is not None]
     if tested:
-        sizes = " and of ".join(
-            counted(sum(e.p is not None for e in family.values()), "comparison") for family in families
-        )
+        numbers = [sum(each.p is not None for each in family.values()) for family in families]
+        sizes = " and of ".join(counted(number, "comparison") for number in numbers)
         fewest, most = min(e.num_people for e in tested), max(e.num_people for e in tested)
         people = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
         said.append(
             f"p: the two arms' answers are swapped person by person ({people} people, all seeds together), "
             "and p is how often chance makes as large a difference of balanced accuracy. “p, Holm” is corrected for "
-            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval over "
-            "seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may be."
+            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval "
+            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may be."
         )
     noted = [arm.name for arm in study.arms if arm.num_noted]
     if noted and len(noted) == sum(bool(arm.test) for arm in study.arms):

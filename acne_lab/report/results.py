@@ -1,4 +1,4 @@
-"""`results.csv`: every figure of every arm of a study, one row each, for other programs and for the tables of a paper."""
+"""`results.csv`: every figure of every arm of a study, a row each, for other programs and for a paper's tables."""
 
 import pandas as pd
 
