@@ -3,12 +3,14 @@
 import pytest
 import torch
 from PIL import Image
+from timm.models import is_model_pretrained
 from tiny import TINY_GAN, TINY_GRADER, TINY_REFINER, TOY, composed, tiny_weights
 
 from acne_lab.build import CONF_DIR, build, divide
 from acne_lab.edit.module import RefinerTraining
 from acne_lab.gan.augment import Augment
 from acne_lab.gan.module import StyleGAN2
+from acne_lab.grade.finetune import build_optimizer
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.generate import generate
 from acne_lab.jobs.graders import load_grader
@@ -23,6 +25,7 @@ def options(group: str) -> list[str]:
 ROOTS = sorted(path.stem for path in CONF_DIR.glob("*.yaml") if path.stem != "base")
 GAN = ("experiment=gan_base",)
 GRADER = ("experiment=grader",)
+SMALL_BACKBONES = ("byobnet", "test_resnet", "test_vit")  # those that start from random weights
 
 
 def test_every_group_is_covered_here():
@@ -35,6 +38,7 @@ def test_every_group_is_covered_here():
         "stage",
         "backbone",
         "head",
+        "protocol",
         "refiner",
         "trainer",
         "logger",
@@ -54,6 +58,7 @@ def test_roots_compose(root):
         "train": GAN,
         "balance": ("table=x",),
         "evaluate": ("table=x",),
+        "explain": ("run=x",),
     }.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
@@ -159,11 +164,63 @@ def test_augmentation_policies(name, toy_runs):
 
 
 @pytest.mark.parametrize("name", options("backbone"))
-def test_graders_build_and_grade(name):
+def test_backbones_build_and_grade(name):
+    """At the size that timm's data config names, on tensors without memory; the weights that are named exist."""
+    config = composed("train", *GRADER, f"backbone={name}")["model"]
+    assert is_model_pretrained(config["backbone"])
+    assert (config["pretrained"] is False) == (name in SMALL_BACKBONES)
+    with torch.device("meta"), torch.no_grad():
+        model = build({**config, "pretrained": False}, classes=["a", "b"]).eval()
+        assert isinstance(model, Grader)
+        assert model.preprocess.input_size == (config["input_size"] or model.data_config["input_size"][-1])
+        assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in SMALL_BACKBONES else pytest.param(name, marks=pytest.mark.slow) for name in options("backbone")],
+)
+def test_backbones_learn(name):
+    """A step on images as small as the network lets them be: the loss reaches every weight."""
     config = composed("train", *GRADER, f"backbone={name}", "model.pretrained=false")
-    model = build(config["model"], classes=["a", "b"])
-    assert isinstance(model, Grader)
-    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    torch.manual_seed(0)
+    side = {"swin_tiny_patch4_window7_224": 224, "vit_small_patch14_dinov2": 112}.get(name, 96)
+    model = build({**config["model"], "input_size": side, "drop_rate": 0.0}, classes=["a", "b"])
+    optimizer = build_optimizer(model.optimizer, model.backbone, model.head, layer_decay=model.layer_decay)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    first, *_, last = weights
+    before = first.clone(), last.clone()
+    outputs = model(torch.randn(2, 3, side, side))
+    loss = model.head.loss(outputs, torch.tensor([0, 1]), torch.zeros(2), class_weights=model.class_weights)
+    loss.backward()
+    optimizer.step()
+    assert all(weight.grad.isfinite().all() for weight in weights)
+    assert not torch.equal(first, before[0])
+    assert not torch.equal(last, before[1])
+
+
+PROTOCOLS = {  # backbone, head, epochs, batch, optimizer, learning rate
+    "subject": ("test_byobnet", "SoftmaxHead", 15, 16, "AdamW", 0.003),
+    "acnegan": ("inception_resnet_v2", "SoftmaxHead", 15, 16, "Adam", 0.0001),
+    "ldl": ("resnet50", "LdlHead", 120, 32, "SGD", 0.001),
+}
+
+
+@pytest.mark.parametrize("name", options("protocol"))
+def test_protocols_are_what_they_say_and_run_a_step(name, toy_runs):
+    words = (*GRADER, f"protocol={name}")
+    config = composed("train", *words)
+    model = config["model"]
+    recipe = (config["trainer"]["max_epochs"], config["loader"]["batch_size"])
+    optimizer = model["optimizer"]["_target_"].removeprefix("torch.optim.")
+    head = model["head"]["_target_"].removeprefix("acne_lab.grade.heads.")
+    found = (model["backbone"], head, *recipe, optimizer, model["optimizer"]["lr"])
+    assert found == PROTOCOLS[name]
+    assert config["protocol"] == name
+    small = (*TOY, *TINY_GRADER, "model.pretrained=false", "loader.batch_size=8", f"runs_dir={toy_runs}", "seed=102")
+    run = train(composed("train", *words, *small))
+    assert run.metrics["decision"]["weights"] is None
+    assert (run.metrics["decision"]["temperature"] != 1) == (name == "subject")
 
 
 @pytest.mark.parametrize("name", options("head"))
@@ -232,11 +289,13 @@ def test_studies_name_jobs_that_compose(name):
     check_study(name, *given)
 
 
-@pytest.mark.parametrize("size", options("study/size"))
-@pytest.mark.parametrize("name", ["acne04_balancing", "acne04_balancing_swap"])
-def test_sizes_of_studies(name, size):
+SIZES = {"ci": "acne04_balancing", "full": "acne04_balancing_swap"}  # the others are the benchmark's
+
+
+@pytest.mark.parametrize(("size", "name"), [(size, SIZES.get(size, "cnn_benchmark")) for size in options("study/size")])
+def test_sizes_of_studies(size, name):
     plan = check_study(name, f"study/size={size}")
-    assert len(plan["seeds"]) == 5
+    assert plan["seeds"] == ([0] if name == "cnn_benchmark" else [0, 1, 2, 3, 4])
     graders = [node for stage, node in plan["stages"].items() if stage.endswith("_0") and node["job"] == "train"]
     assert len(graders) == len(plan["arms"])
     budget = {tuple(o for o in node["overrides"] if "epoch" in o or "batch" in o) for node in graders}
@@ -246,7 +305,7 @@ def test_sizes_of_studies(name, size):
 def check_study(name: str, *given: str) -> dict:
     """Its stages, expanded, compose; its arms are stages. Returns the plan with these stages."""
     plan = composed("study", f"study={name}", *given)["study"]
-    seeds = plan.get("seeds", ())
+    seeds = plan.get("seeds", ())[:1]  # the stages of another say the same
     stages = in_order(expand(plan["stages"], ("mild", "moderate", "severe", "very_severe"), seeds))
     for stage in stages.values():
         overrides = [fill(text, dict.fromkeys(["table", *stages], "x")) for text in stage["overrides"]]
@@ -261,7 +320,11 @@ def check_study(name: str, *given: str) -> dict:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_experiments_run_a_step(name, toy_runs, tmp_path):
-    small = {"grader": TINY_GRADER, "refiner": TINY_REFINER}.get(name, TINY_GAN)
+    small = {
+        "grader": TINY_GRADER,
+        "cnn_benchmark": (*TINY_GRADER, "loader.epoch_size=16"),
+        "refiner": TINY_REFINER,
+    }.get(name, TINY_GAN)
     given = {
         "gan_severity": ("stage.severity=severe", "init_from=null"),
         "gan_small_data": (

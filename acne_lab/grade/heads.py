@@ -11,7 +11,9 @@ Outputs are raw; probabilities exist in `graded` alone. The answer of every head
 thresholds and temperatures can be set for all of them alike.
 """
 
+from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -123,7 +125,7 @@ class CoralHead(nn.Module):
         return losses.coral_loss(outputs, labels, class_weights=class_weights)
 
     def graded(self, outputs: Tensor) -> Graded:
-        return Graded(between(outputs.float().sigmoid().cummin(dim=1).values), None)
+        return Graded(between(_along(torch.minimum, outputs.float().sigmoid())), None)
 
 
 class CornHead(nn.Module):
@@ -150,7 +152,7 @@ class CornHead(nn.Module):
         return losses.corn_loss(outputs, labels, class_weights=class_weights)
 
     def graded(self, outputs: Tensor) -> Graded:
-        return Graded(between(outputs.float().sigmoid().cumprod(dim=1)), None)
+        return Graded(between(_along(torch.mul, outputs.float().sigmoid())), None)
 
 
 class LdlHead(nn.Module):
@@ -263,6 +265,11 @@ def built(description: dict) -> partial:
     if (name := arguments.pop("name")) not in HEADS:
         raise ValueError(f"the checkpoint has a head {name}, which is none of {', '.join(HEADS)}: load it in Python")
     return partial(HEADS[name], **arguments)
+
+
+def _along(function: Callable[[Tensor, Tensor], Tensor], columns: Tensor) -> Tensor:
+    """function(... function(column 0, column 1) ..., column k), all k. (ONNX has no cumprod and no cummin.)"""
+    return torch.stack(list(accumulate(columns.unbind(dim=1), function)), dim=1)
 
 
 def _require_order(num_classes: int, head: str) -> None:

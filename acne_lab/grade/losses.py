@@ -27,7 +27,14 @@ def cross_entropy(
         label_smoothing: in [0, 1), the share of the target that is spread over all classes (Szegedy et al.,
             CVPR 2016).
     """
-    return F.cross_entropy(logits, labels, weight=class_weights, label_smoothing=label_smoothing)
+    log_p = logits.log_softmax(dim=1)
+    hard = F.nll_loss(log_p, labels, weight=class_weights)
+    if label_smoothing == 0:
+        return hard
+    # F.cross_entropy to the bit, without its masks of labels to ignore, which torch.func cannot map over heads.
+    weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
+    smooth = -(log_p * weights).sum(dim=1).sum() / weights[labels].sum()
+    return label_smoothing / logits.shape[1] * smooth + (1 - label_smoothing) * hard
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, gamma: float = 2.0) -> Tensor:
@@ -134,7 +141,7 @@ def root_count_loss(roots: Tensor, labels: Tensor, counts: Tensor, *, class_weig
 
 def _kl(target: Tensor, log_p: Tensor) -> Tensor:
     """KL(target || p) of each row [B]; 0 log 0 = 0."""
-    return F.kl_div(log_p, target, reduction="none").sum(dim=1)
+    return (torch.xlogy(target, target) - target * log_p).sum(dim=1)
 
 
 def _mean(losses: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ num_threads  of the CPU (default: torch's choice)
 profile    true also says which operators the time of an iteration goes into (of a CPU)
 overheads  true (the default) also trains for two ticks, and says what all but training costs
 scaling    true also measures how time grows with the batch and with pixels, and what a second process brings
+grader     true measures a grader's step instead: tf_efficientnet_lite0 on a CPU, from pixels of {sides} px
 out        a JSON file for all figures
 """
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from acne_lab.jobs.overheads import training_overheads, two_processes
+from acne_lab.jobs.overheads import GRADER_SIDES, grader_step, training_overheads, two_processes
 from acne_lab.runs import environment, write_text
 
 NAME = re.compile(r"(?P<side>\d+)-(?P<width>full|auto|w?\d+)-b(?P<batch>\d+)(?P<half>-half)?")
@@ -43,6 +44,7 @@ def bench(
     profile: bool = False,
     overheads: bool = True,
     scaling: bool = False,
+    grader: bool = False,
     out: Path | None = None,
 ) -> dict:
     """All figures, as they are written to `out` after each part; arguments as in the module's docstring."""
@@ -62,6 +64,13 @@ def bench(
         if out is not None:
             write_text(out, json.dumps(report, indent=2) + "\n")
 
+    if grader:
+        report["grader"] = []
+        for side in GRADER_SIDES:
+            print(f"a grader's step: tf_efficientnet_lite0, pixels of {side} px", file=sys.stderr)
+            report["grader"].append(grader_step(env, side=side, num_threads=num_threads))
+            save()
+        return report
     for number, name in enumerate(configs, start=1):
         print(f"[{number}/{len(configs)}] {name}", file=sys.stderr)
         result = measured(name, options, env)
@@ -139,6 +148,8 @@ def per_image(result: dict) -> dict:
 def table(report: dict) -> str:
     """The report as text: a line for each configuration, then its phases, then the rest."""
     lines = []
+    if "grader" in report:
+        return _grader_steps(report["grader"])
     peaks = ", ".join(f"{peak:.0f} GFLOP/s in {kind}" for kind, peak in report["peak_gflops"].items())
     if report["results"]:
         lines += [f"convolution peak: {peaks}", "", _rates(report["results"]), "", _phases(report["results"])]
@@ -192,6 +203,19 @@ def _phases(results: list[dict]) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
+def _grader_steps(steps: list[dict]) -> str:
+    rows = [
+        {
+            "ms": f"{step['side']} px",
+            **{part: f"{1000 * seconds:.1f}" for part, seconds in step["seconds"].items()},
+            "step": f"{1000 * step['step_s']:.1f}",
+            "in the network": f"{step['network']:.1%}",
+        }
+        for step in steps
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
+
+
 def arguments(words: list[str]) -> dict:
     """The keyword arguments of `bench` that these words give; ValueError names what is wrong with them."""
     kinds = {
@@ -204,6 +228,7 @@ def arguments(words: list[str]) -> dict:
         "profile": flag,
         "overheads": flag,
         "scaling": flag,
+        "grader": flag,
         "out": lambda text: Path(text).resolve(),
     }
     given = dict(text.partition("=")[::2] for text in words)
@@ -236,7 +261,7 @@ def flag(text: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="acne-lab bench",
-        description=__doc__.format(configs=",".join(CONFIGS)),
+        description=__doc__.format(configs=",".join(CONFIGS), sides=" and ".join(map(str, GRADER_SIDES))),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="any of the above")

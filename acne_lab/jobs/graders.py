@@ -32,6 +32,7 @@ def load_grader(reference: str | Path, runs_dir: str | Path) -> tuple[Grader, Ru
         raise ValueError(f"{run.path} was made by an earlier version of acne_lab: train that grader again")
     grader = Grader(**arguments)
     grader.load_state_dict(checkpoint["state_dict"])
+    grader.use_average()
     return grader.eval(), run, Lineage.read(run.path)
 
 

@@ -1,4 +1,4 @@
-"""What real trainings spend on anything but training, and what a second process brings: for `acne-lab bench`."""
+"""What real trainings spend on anything but the networks, and what a second process brings: for `acne-lab bench`."""
 
 import json
 import statistics
@@ -15,6 +15,16 @@ TRAINING = (
     "experiment=gan_base",
     "data.source.class_counts={mild: 40, moderate: 40, severe: 40, very_severe: 40}",
 )
+# A grader's step on few faces, likewise; its weights do not matter either. At 256 px they are resized, at 224 px not.
+GRADER = (
+    "experiment=grader",
+    "backbone=tf_efficientnet_lite0",
+    "model.pretrained=false",
+    "data.source.class_counts={mild: 20, moderate: 20, severe: 20, very_severe: 20}",
+    "loader.epoch_size=160",
+    "trainer.max_epochs=1",
+)
+GRADER_SIDES = (256, 224)
 TICK = 960  # images, as in conf/stage/severity.yaml: the shortest ticks that ship
 
 
@@ -46,6 +56,42 @@ def training_overheads(env: dict, *, num_threads: int | None = None, words: tupl
     }
 
 
+def grader_step(env: dict, *, side: int, num_threads: int | None = None, words: tuple[str, ...] = ()) -> dict:
+    """What a step of a real `acne-lab train experiment=grader` consists of, from packed pixels of `side` px.
+
+    Returns:
+        `seconds` of each part, medians over the steps but the first two: `batch` (pixels, augmentation, normalisation),
+        `preprocess` (resize and crop to the backbone's size), `forward` (with the loss), `backward`, `optimizer`, and
+        `rest` (callbacks, progress, logging). `step_s` is their sum, `network` the share of forward, backward and
+        optimizer in it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "durations.json"
+        stopwatch = f"+trainer.profiler={{_target_: acne_lab.jobs.stopwatch.Stopwatch, path: '{path}'}}"
+        size = (f"data.resolution={side}", f"num_threads={num_threads or 'null'}", "trainer.accelerator=cpu")
+        acne_lab_train(env, folder, *GRADER, *size, stopwatch, *words)
+        durations = json.loads(path.read_text())
+    num_steps = len(durations[BATCH])
+
+    def median(*ends: str) -> float:
+        """Of all that is called so, together, in a step."""
+        timed = [times[:num_steps] for name, times in durations.items() if name.endswith(ends)]
+        return statistics.median(sum(parts) for parts in list(zip(*timed, strict=True))[2:])
+
+    step, backward, whole = median(".training_step"), median("Strategy.backward"), median(".optimizer_step")
+    seconds = {
+        "batch": median(LOADER),
+        "preprocess": median("preprocess"),
+        "forward": step - median("preprocess"),
+        "backward": backward,
+        "optimizer": whole - step - backward,
+        "rest": median(BATCH, "on_train_batch_start", "on_train_batch_end") - whole,
+    }
+    step_s = sum(seconds.values())
+    network = sum(seconds[part] for part in ("forward", "backward", "optimizer")) / step_s
+    return {"side": side, "step_s": step_s, "network": network, "seconds": seconds}
+
+
 def two_processes(env: dict, *, words: tuple[str, ...] = ()) -> dict[str, float]:
     """s/kimg of one process with one thread and of two that share the batch, and the efficiency: 1 is twice as fast."""
     ticks = ("num_threads=1", "trainer.accelerator=cpu", "stage.tick_images=256", "stage.num_images=768", *words)
@@ -65,4 +111,4 @@ def seconds_per_kimg(env: dict, *words: str) -> float:
 def acne_lab_train(env: dict, runs_dir: str, *words: str) -> None:
     command = [sys.executable, "-m", "acne_lab.jobs", "train", *words, f"runs_dir={runs_dir}"]
     if subprocess.run(command, stdout=subprocess.DEVNULL, env=env, check=False).returncode:
-        raise ValueError("the training could not be measured: see above, or overheads=false and no scaling")
+        raise ValueError("the training could not be measured: see above, or leave out what needs it")

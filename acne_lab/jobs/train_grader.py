@@ -25,10 +25,11 @@ from acne_lab.data.lineage import (
 from acne_lab.data.module import GraderData
 from acne_lab.data.splits import share_of_each
 from acne_lab.data.table import ImageTable
-from acne_lab.grade.backbone import weights_path
+from acne_lab.grade.backbone import check_name, weights_path
 from acne_lab.jobs.balance import added_rows, dealt_anew
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.prepare import table_of
+from acne_lab.jobs.probing import fit_heads
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import figures_with_intervals
@@ -43,6 +44,7 @@ def train_grader(config: dict) -> Run:
     """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
+    check_name(config["model"]["backbone"])
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
@@ -108,7 +110,10 @@ def train_grader(config: dict) -> Run:
                 std=model.data_config["std"],
                 **config["loader"],
             )
-            logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
+            if config["probe"]:
+                logger, trainer, data = fit_heads(model, data, config, run)
+            else:
+                logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
             try:
                 predictions = open_test(run, model, trainer, data, decision=config["decision"])
                 report, tested = report_of(predictions, run), predictions.of("test")

@@ -17,7 +17,7 @@ from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.report import newest_study
-from acne_lab.jobs.study import expand, fill, in_order, job, likened, stages_of, summary
+from acne_lab.jobs.study import expand, fill, in_order, job, likened, stages_of, waits_for
 
 ROOT = Path(__file__).parents[2]
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
@@ -129,7 +129,7 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
     """All arms of conf/study/acne04_balancing.yaml with two seeds; edits are red dots, so that any face will do."""
     plan = composed("study", "study=acne04_balancing")["study"]
     grader = ["data.resolution=32", "loader.epoch_size=16", *TINY_GRADER]
-    extra = {"gan_{severity}": [*GAN_OVERRIDES, "data.resolution=32", "init_from=null"], "augmented_{seed}": grader}
+    extra = {"gan_{severity}": [*GAN_OVERRIDES, "data.resolution=32", "init_from=null"], "classical_{seed}": grader}
     for name, stage in plan["stages"].items():
         overrides = [*stage.get("overrides", []), *extra.get(name, [])]
         stage["overrides"] = [re.sub(r": 300\b", ": 22", text).replace("budget=800", "budget=32") for text in overrides]
@@ -153,7 +153,7 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
     metrics = {
         name: json.loads((runs / stage["run"] / "metrics.json").read_text()) for name, stage in story["stages"].items()
     }
-    num_train = metrics["augmented_0"]["train"]["num_images"]
+    num_train = metrics["classical_0"]["train"]["num_images"]
     expected = {
         "real": {"toy": num_train},
         "oversampled": {"toy": num_train},
@@ -231,24 +231,22 @@ def test_a_stage_like_another_changes_what_it_says():
     assert likened(stages)["b_{seed}"] == {"job": "train", "overrides": ["x=2", "y=1", "z=3"]}
     assert likened(stages)["c_{seed}"] == likened(stages)["b_{seed}"]
     assert list(expand(stages, ("m",), [0])) == ["b_0", "a_0", "c_0"]
+    after = likened({"a": {"job": "train", "overrides": []}, "b": {"like": "a", "after": ["a"]}, "c": {"like": "b"}})
+    assert after["b"]["after"] == ["a"] and "after" not in after["c"]  # it says where a stage stands, not how it is made
     for name in ("nobody", "a"):
         with pytest.raises(ValueError, match=f"stage a is like {name}: name another one"):
             likened({"a": {"like": name}})
+
+
+def test_an_override_without_a_value_is_left_out():
+    stages = {"a": {"job": "train", "overrides": ["trainer.max_epochs=", "x=1"]}}
+    assert expand(stages, ("m",))["a"]["overrides"] == ["x=1"]
 
 
 def test_jobs_of_stages_are_imported_by_name():
     assert job("train").__module__ == "acne_lab.jobs.train"
     with pytest.raises(ValueError, match="a stage's job must be train, generate, balance, evaluate, not bench"):
         job("bench")
-
-
-def test_figures_of_seeds_are_means_with_intervals():
-    one = {"balanced_accuracy": 0.5, "accuracy": 0.6, "macro_f1": 0.4, "num_test": 9, "recall": {}}
-    assert summary([one]) == {"balanced_accuracy": 0.5, "accuracy": 0.6, "macro_f1": 0.4, "num_test": 9}
-    two = summary([one, {**one, "balanced_accuracy": 0.7}])
-    assert (two["balanced_accuracy"], two["num_test"]) == (pytest.approx(0.6), 9)
-    assert two["interval"]["balanced_accuracy"] == pytest.approx([0.6 - 1.2706, 0.6 + 1.2706], abs=1e-3)  # t_1
-    assert two["by_seed"]["balanced_accuracy"] == [0.5, 0.7]
 
 
 def test_classes_with_spaces_and_digits_make_stages_that_hydra_can_read():
@@ -276,6 +274,9 @@ def test_stages_run_behind_what_they_refer_to():
 
     stages = {"c": stage("x=@b", "data=@table"), "b": stage("x=@a"), "a": stage("data=@table")}
     assert list(in_order(stages)) == ["a", "b", "c"]
+    later = {"a": {"job": "train", "overrides": [], "after": ["b"]}, "b": stage()}
+    assert waits_for(later) == {"a": {"b"}, "b": set()}
+    assert list(in_order(later)) == ["b", "a"]
     with pytest.raises(ValueError, match="stage a refers to z"):
         in_order({"a": stage("x=@z")})
     with pytest.raises(ValueError, match="wait for one another"):

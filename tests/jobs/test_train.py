@@ -212,30 +212,14 @@ def test_weights_of_gray_images_are_refused(toy_runs, tmp_path):
         gan(toy_runs, f"init_from={gray}")
 
 
-def test_a_grader_run_is_complete(toy_runs):
-    run = train(composed("train", *GRADER, f"runs_dir={toy_runs}"))
-    metrics, predictions = run.metrics, pd.read_csv(run.path / "predictions.csv")
-    assert metrics["test"]["num_test"] == len(predictions) > 0
-    accuracy = (predictions["severity"] == predictions["predicted"]).mean()
-    assert metrics["test"]["accuracy"] == pytest.approx(accuracy)
-    recall = [r for r in metrics["test"]["recall"].values() if r is not None]
-    assert metrics["test"]["balanced_accuracy"] == pytest.approx(sum(recall) / len(recall))
-    probabilities = predictions.filter(like="p_").drop(columns="predicted", errors="ignore")
-    assert all(math.isclose(total, 1, abs_tol=1e-4) for total in probabilities.sum(axis=1))
-    assert metrics["train"]["sources"] == {"toy": metrics["train"]["num_images"]}
-    assert pd.read_csv(run.path / "metrics.csv")["epoch"].tolist() == [1, 2]
-    again = train(composed("train", *GRADER, f"runs_dir={toy_runs}"))
-    assert again.path == run.path
-
-
 def test_a_killed_grader_ends_where_it_would_have(toy_runs, tmp_path):
     """With dropout, so that it matters which random numbers the second epoch draws."""
     overrides = (*GRADER, "model.drop_rate=0.5", "num_threads=1", "trainer.max_epochs=4")
     whole = train(composed("train", *overrides, f"runs_dir={toy_runs}"))
     run = killed_and_repeated(tmp_path, *overrides)
     assert run.path.name == whole.path.name
-    for name in ("predictions.csv", "metrics.csv"):
-        assert (run.path / name).read_text() == (whole.path / name).read_text(), name
+    for name in ("predictions.parquet", "metrics.csv"):
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
 def test_a_grader_is_not_tested_on_its_training_images(toy_runs, tmp_path):
@@ -431,6 +415,12 @@ def test_published_folds_are_tested_and_their_leak_is_measured(toy_runs, tmp_pat
 def test_a_grader_takes_no_weights_to_start_from(toy_runs):
     with pytest.raises(ValueError, match="leave init_from out"):
         train(composed("train", *GRADER, f"runs_dir={toy_runs}", "init_from=toy_faces_64"))
+
+
+def test_an_unknown_backbone_is_said_before_there_are_images(tmp_path):
+    words = ("experiment=grader", "data=table", f"data.root={tmp_path / 'none'}", "model.backbone=resnet5")
+    with pytest.raises(ValueError, match="no model 'resnet5'; did you mean resnet50"):
+        train(composed("train", *words, f"runs_dir={tmp_path}"))
 
 
 @pytest.mark.parametrize("job", ["gan", "grader", "generate"])
