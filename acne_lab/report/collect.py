@@ -142,6 +142,11 @@ class Study:
         return {stage.name: stage.metrics["realism"] for stage in self.stages if "realism" in stage.metrics}
 
     @cached_property
+    def explained(self) -> tuple[Stage, ...]:
+        """The `explain` stages that are done."""
+        return tuple(stage for stage in self.stages if "explain" in stage.metrics)
+
+    @cached_property
     def real(self) -> Stage | None:
         """The stage that prepared the images everything else starts from."""
         tables = (stage for stage in self.stages if stage.table is not None)

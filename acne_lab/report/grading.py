@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from acne_lab.metrics.calibration import reliability
+from acne_lab.report import explain
 from acne_lab.report import grading_plots as plots
 from acne_lab.report.arms import PRIMARY, Arm, figures_of, kind
 from acne_lab.report.collect import Study
@@ -16,6 +17,7 @@ from acne_lab.report.comparison import BETTER, WORSE, Contrast
 from acne_lab.report.grading_plots import Row
 from acne_lab.report.parts import NOT_RUN, Drawing, as_drawing, counted, score
 from acne_lab.report.reading import estimated, known, points, probability
+from acne_lab.report.slices import slices_facts
 
 INFLATED = "inflated"  # a leaked arm is no better for being above the others
 MARKS = {BETTER: "▲", WORSE: "▼", INFLATED: "△"}
@@ -54,6 +56,7 @@ def grading_facts(study: Study) -> dict:
         "differences_drawing": _differences_drawing(study),
         "described": _described(study),
         "reliability_drawing": _reliability_drawing(study),
+        "slices": slices_facts(study),
         "graders_drawing": _curves_drawing(study),
         "confusions": [
             {"name": group, "matrices": matrices}
@@ -154,7 +157,7 @@ def _overview(study: Study) -> dict | None:
                 **_difference_cells(study.compared.labels.get(label), study.role(first)),
             }
         )
-    return {"backbones": study.backbones, "rows": rows}
+    return {"backbones": study.backbones, "rows": rows, "is_compared": bool(study.compared.labels)}
 
 
 def _overview_cell(study: Study, arm: Arm, shade: "Shade") -> dict:
@@ -215,6 +218,27 @@ def _shades(values: Sequence[float], *, higher_is_better: bool) -> Shade:
     widen = max(FINEST_RANGE - (high - low), 0) / 2
     low, high = low - widen, high + widen
     return Shade(low, high) if higher_is_better else Shade(high, low)
+
+
+def attribution_facts(study: Study) -> dict | None:
+    """Of every grader that was explained where it looks, and pictures of it; None where none was."""
+    rows = []
+    for stage in study.explained:
+        about = stage.metrics
+        found = about["explain"].get("severity", {}).get("all", {})
+        grader = study.made(about["grader"])
+        cells = [explain.with_interval(found.get(name), "{:.2f}") for name in explain.COLUMNS]
+        cells += [explain.with_interval(found.get(name), "{:.0%}") for name in explain.POINTING]
+        rows.append(
+            {
+                "name": grader.name if grader is not None else about["grader"],
+                "about": f"{counted(about['num_images'], 'photograph')} of the {about['split']} split",
+                "cells": [*cells, (f"{found['area']:.0%}" if "area" in found else "", "")],
+                "verdict": explain.verdict(found) if "hit_rate" in found else "",
+                "pictures": [(path, path.stem.replace("_", " ")) for path in stage.samples],
+            }
+        )
+    return {"heads": (explain.HEADS + explain.POINTING_HEADS)[1:], "rows": rows} if rows else None
 
 
 def _confusion(arm: Arm) -> dict:

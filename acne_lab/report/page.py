@@ -21,7 +21,7 @@ from PIL import Image
 from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import Stage, Study, init_from, read_study, without_machine_paths
-from acne_lab.report.grading import grading_facts
+from acne_lab.report.grading import attribution_facts, grading_facts
 from acne_lab.report.parts import (
     NOT_RUN,
     SOURCE_NAMES,
@@ -93,6 +93,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "summary": summary_lines(study),
         "answer": answer(study),
         **grading_facts(study),
+        "attribution": _attribution(study),
         "realism": comparison_rows(study.realism),
         "realism_heads": list(SHORT.values()),
         "reading": reading(study),
@@ -269,6 +270,14 @@ def _base_note(study: Study, stage: Stage) -> str:
     return f"Starts from the shipped base “{base.rsplit('/', 1)[-1]}”, which was not trained in this study."
 
 
+def _attribution(study: Study) -> dict | None:
+    facts = attribution_facts(study)
+    if facts is not None:
+        for row in facts["rows"]:
+            row["pictures"] = _grids(row["pictures"])
+    return facts
+
+
 def _environment(study: Study, runs_dir: Path) -> dict:
     """What the stages recorded: one line a fact, more than one value where the stages differ."""
     facts: dict[str, dict[str, None]] = {}
@@ -316,6 +325,10 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
             if any(images):
                 media_type, data = plots.encoded(plots.contact_sheet(images, side=THUMBNAIL // 2))
                 write(f"{name}-{column + 1}", media_type.split("/")[1], data)
+    for number, row in enumerate(facts["attribution"]["rows"] if facts["attribution"] else [], start=1):
+        for index, picture in enumerate(row["pictures"], start=1):
+            media_type, data = plots.encoded(picture.image)
+            write(f"attribution-{number}-{index}", media_type.split("/")[1], data)
     for gan in facts["gans"]:
         for index, grid in enumerate(gan["grids"], start=1):
             media_type, data = plots.encoded(grid.image)

@@ -256,7 +256,8 @@ def _of_people(study: Study) -> list[str]:
             f"p: the two arms' answers are swapped person by person ({people} people, all seeds together), "
             "and p is how often chance makes as large a difference of balanced accuracy. “p, Holm” is corrected for "
             f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval "
-            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may be."
+            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may "
+            "be."
         )
     noted = [arm.name for arm in study.arms if arm.num_noted]
     if noted and len(noted) == sum(bool(arm.test) for arm in study.arms):
