@@ -120,6 +120,14 @@ class Study:
         base = baselines(self.arms, self.baseline).get(arm.group)
         return base is not None and arm.leaked_share > base.leaked_share
 
+    def role(self, arm: Arm) -> str:
+        """What an arm is for: "baseline", "null" and "leaked" (both test the instrument), or "": it is in question."""
+        if self.is_baseline(arm) and len(self.arms) > 1:
+            return "baseline"
+        if arm.null:
+            return "null"
+        return "leaked" if self.is_inflated(arm) else ""
+
     @cached_property
     def gans(self) -> tuple[Stage, ...]:
         return tuple(stage for stage in self.stages if stage.is_gan)
@@ -132,6 +140,11 @@ class Study:
     def realism(self) -> dict[str, dict]:
         """What each `evaluate` stage measured on its edited table, by the stage's name: {figure: value, low, high}."""
         return {stage.name: stage.metrics["realism"] for stage in self.stages if "realism" in stage.metrics}
+
+    @cached_property
+    def explained(self) -> tuple[Stage, ...]:
+        """The `explain` stages that are done."""
+        return tuple(stage for stage in self.stages if "explain" in stage.metrics)
 
     @cached_property
     def real(self) -> Stage | None:
@@ -247,9 +260,7 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
     )
 
 
-def _read_arm(
-    name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict
-) -> Arm:
+def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict) -> Arm:
     """The test figures recomputed from predictions; without these the graders' own metrics.json, or what the study
     noted of those whose runs have been removed."""
     names = [names] if isinstance(names, str) else names

@@ -115,7 +115,7 @@ def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Contrast | None:
     if any(each is None for each in (*mine, *theirs)):
         test, people = None, None
     else:
-        test, people = permutation_test(mine, theirs)[PRIMARY], paired_bootstrap(mine, theirs)[PRIMARY]
+        test, people = (make(mine, theirs, grades_only=True)[PRIMARY] for make in (permutation_test, paired_bootstrap))
     return Contrast(
         baseline=pairs[0][1].name if len(pairs) == 1 else pairs[0][1].label,
         difference=t_interval(by_seed),

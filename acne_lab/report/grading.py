@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from acne_lab.metrics.calibration import reliability
+from acne_lab.report import explain
 from acne_lab.report import grading_plots as plots
 from acne_lab.report.arms import PRIMARY, Arm, figures_of, kind
 from acne_lab.report.collect import Study
@@ -16,8 +17,10 @@ from acne_lab.report.comparison import BETTER, WORSE, Contrast
 from acne_lab.report.grading_plots import Row
 from acne_lab.report.parts import NOT_RUN, Drawing, as_drawing, counted, score
 from acne_lab.report.reading import estimated, known, points, probability
+from acne_lab.report.slices import slices_facts
 
-MARKS = {BETTER: "▲", WORSE: "▼"}
+INFLATED = "inflated"  # a leaked arm is no better for being above the others
+MARKS = {BETTER: "▲", WORSE: "▼", INFLATED: "△"}
 DESCRIBED = [  # figures in the table of all of them, with their heads; recalls come behind the first
     ("accuracy", "accu-<br>racy"),
     ("macro_f1", "macro<br>F1"),
@@ -53,6 +56,7 @@ def grading_facts(study: Study) -> dict:
         "differences_drawing": _differences_drawing(study),
         "described": _described(study),
         "reliability_drawing": _reliability_drawing(study),
+        "slices": slices_facts(study),
         "graders_drawing": _curves_drawing(study),
         "confusions": [
             {"name": group, "matrices": matrices}
@@ -68,6 +72,11 @@ def _grouped(study: Study) -> list[tuple[str, list[Arm]]]:
     return [(group, [arm for arm in study.arms if arm.group == group]) for group in groups]
 
 
+def _answering(study: Study) -> list[Arm]:
+    """The arms that are not there to test the instrument."""
+    return [arm for arm in study.arms if study.role(arm) not in ("null", "leaked")]
+
+
 # -------------------------------------------------------------------------------- tables
 
 
@@ -76,7 +85,7 @@ def _arm_row(study: Study, arm: Arm) -> dict:
     estimate = arm.estimate(PRIMARY)
     return {
         "name": arm.label,
-        "tag": _tag(study, arm),
+        "tag": study.role(arm),
         "is_baseline": study.is_baseline(arm),
         "tested": bool(arm.test),
         "mean": score(estimate.mean if estimate else None),
@@ -84,11 +93,11 @@ def _arm_row(study: Study, arm: Arm) -> dict:
         "people": _to(arm.people.get(PRIMARY), "{:.3f}"),
         "num_test": known(arm.test.get("num_test")),
         "train_set": _train_set(study, arm),
-        **_difference_cells(each),
+        **_difference_cells(each, study.role(arm)),
     }
 
 
-def _difference_cells(each: Contrast | None) -> dict:
+def _difference_cells(each: Contrast | None, role: str) -> dict:
     half = each.difference.half_width if each else None
     return {
         "difference": points(each.difference.mean) if each else "",
@@ -96,18 +105,16 @@ def _difference_cells(each: Contrast | None) -> dict:
         "difference_people": _to(tuple(100 * end for end in each.people), "{:+.1f}") if each and each.people else "",
         "p": probability(each.p) if each else "",
         "p_holm": probability(each.p_holm) if each else "",
-        "verdict": each.verdict if each else "",
-        "mark": MARKS.get(each.verdict, "") if each else "",
+        **_verdict_cells(each, role),
         "seeds_needed": f"{each.seeds_needed:,}" if each and each.seeds_needed else "",
     }
 
 
-def _tag(study: Study, arm: Arm) -> str:
-    if study.is_baseline(arm) and len(study.arms) > 1:
-        return "baseline"
-    if arm.null:
-        return "null"
-    return "leaked" if study.is_inflated(arm) else ""
+def _verdict_cells(each: Contrast | None, role: str) -> dict:
+    if each is None:
+        return {"verdict": "", "mark": ""}
+    verdict = INFLATED if role == "leaked" and each.verdict == BETTER else each.verdict
+    return {"verdict": verdict, "mark": MARKS.get(verdict, "")}
 
 
 def _train_set(study: Study, arm: Arm) -> str:
@@ -131,7 +138,7 @@ def _overview(study: Study) -> dict | None:
         return None
     cells = {(arm.label, arm.group): arm for arm in study.arms}
     labels = list(dict.fromkeys(label for label, _ in cells))
-    means = [arm.estimate(PRIMARY).mean for arm in cells.values() if arm.estimate(PRIMARY)]
+    means = [arm.estimate(PRIMARY).mean for arm in _answering(study) if arm.estimate(PRIMARY)]
     shade = _shades(means, higher_is_better=True)
     rows = []
     for label in labels:
@@ -143,14 +150,14 @@ def _overview(study: Study) -> dict | None:
         rows.append(
             {
                 "name": label,
-                "tag": _tag(study, first),
+                "tag": study.role(first),
                 "is_baseline": study.is_baseline(first),
                 "cells": row,
                 "mean": score(mean) if mean is not None else "",
-                **_difference_cells(study.compared.labels.get(label)),
+                **_difference_cells(study.compared.labels.get(label), study.role(first)),
             }
         )
-    return {"backbones": study.backbones, "rows": rows}
+    return {"backbones": study.backbones, "rows": rows, "is_compared": bool(study.compared.labels)}
 
 
 def _overview_cell(study: Study, arm: Arm, shade: "Shade") -> dict:
@@ -159,15 +166,14 @@ def _overview_cell(study: Study, arm: Arm, shade: "Shade") -> dict:
         "mean": score(estimate.mean if estimate else None),
         "share": shade(estimate.mean) if estimate else 0.0,
         "difference": points(each.difference.mean) if each else "",
-        "verdict": each.verdict if each else "",
-        "mark": MARKS.get(each.verdict, "") if each else "",
+        **_verdict_cells(each, study.role(arm)),
     }
 
 
 def _described(study: Study) -> dict | None:
     """Every figure of every arm, with shades from the worst to the best of its column."""
     there = figures_of(study.arms)
-    recalls = [(name, f"recall<br>{{}}", name.removeprefix("recall.")) for name in there if name.startswith("recall.")]
+    recalls = [(name, "recall<br>{}", name.removeprefix("recall.")) for name in there if name.startswith("recall.")]
     heads = [(name, head, "") for name, head in DESCRIBED if name in there]
     heads = [*heads[:1], *recalls, *heads[1:]]
     if not heads:
@@ -175,7 +181,7 @@ def _described(study: Study) -> dict | None:
     estimates = {(arm.name, name): arm.estimate(name) for arm in study.arms for name, _, _ in heads}
     shades = {
         name: _shades(
-            [each.mean for (_, other), each in estimates.items() if other == name and each is not None],
+            [each.mean for arm in _answering(study) if (each := estimates[arm.name, name]) is not None],
             higher_is_better=kind(name).higher_is_better,
         )
         for name, _, _ in heads
@@ -192,7 +198,7 @@ def _described(study: Study) -> dict | None:
                 half = "" if each is None or each.half_width is None else f"± {each.half_width:.{digits}f}"
                 cells.append({"mean": mean, "half_width": half, "share": shades[name](each.mean) if each else 0.0})
             if any(cell["mean"] for cell in cells):
-                rows.append({"name": arm.label, "tag": _tag(study, arm), "cells": cells})
+                rows.append({"name": arm.label, "tag": study.role(arm), "cells": cells})
         groups.append({"name": group, "rows": rows})
     return {"heads": [{"head": head, "severity": severity} for _, head, severity in heads], "groups": groups}
 
@@ -212,6 +218,27 @@ def _shades(values: Sequence[float], *, higher_is_better: bool) -> Shade:
     widen = max(FINEST_RANGE - (high - low), 0) / 2
     low, high = low - widen, high + widen
     return Shade(low, high) if higher_is_better else Shade(high, low)
+
+
+def attribution_facts(study: Study) -> dict | None:
+    """Of every grader that was explained where it looks, and pictures of it; None where none was."""
+    rows = []
+    for stage in study.explained:
+        about = stage.metrics
+        found = about["explain"].get("severity", {}).get("all", {})
+        grader = study.made(about["grader"])
+        cells = [explain.with_interval(found.get(name), "{:.2f}") for name in explain.COLUMNS]
+        cells += [explain.with_interval(found.get(name), "{:.0%}") for name in explain.POINTING]
+        rows.append(
+            {
+                "name": grader.name if grader is not None else about["grader"],
+                "about": f"{counted(about['num_images'], 'photograph')} of the {about['split']} split",
+                "cells": [*cells, (f"{found['area']:.0%}" if "area" in found else "", "")],
+                "verdict": explain.verdict(found) if "hit_rate" in found else "",
+                "pictures": [(path, path.stem.replace("_", " ")) for path in stage.samples],
+            }
+        )
+    return {"heads": (explain.HEADS + explain.POINTING_HEADS)[1:], "rows": rows} if rows else None
 
 
 def _confusion(arm: Arm) -> dict:
@@ -245,21 +272,20 @@ def _arms_drawing(study: Study) -> Drawing | None:
             panels[group] = _highest_first(rows)
     if not panels:
         return None
-    words = "; ".join(
-        f"{arm.name} {estimated(arm.estimate(PRIMARY))}" for arm in study.arms if arm.estimate(PRIMARY)
-    )
+    words = "; ".join(f"{arm.name} {estimated(arm.estimate(PRIMARY))}" for arm in study.arms if arm.estimate(PRIMARY))
     figure = plots.arms_figure(panels, classes=study.classes)
     return as_drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
 
 
 def _differences_drawing(study: Study) -> Drawing | None:
-    panels = {}
-    if study.compared.labels:
-        panels["all backbones together"] = _highest_first(
-            [_difference_row(name, each) for name, each in study.compared.labels.items()]
-        )
+    panels, shown = {}, _answering(study)
+    labels = {arm.label for arm in shown}
+    together = [_difference_row(name, each) for name, each in study.compared.labels.items() if name in labels]
+    if together:
+        panels["all backbones together"] = _highest_first(together)
     for group, arms in _grouped(study):
-        rows = [_difference_row(arm.label, study.compared.arms[arm.name]) for arm in arms if arm.name in study.compared.arms]
+        compared = [(arm, study.compared.arms.get(arm.name)) for arm in arms if arm in shown]
+        rows = [_difference_row(arm.label, each) for arm, each in compared if each is not None]
         if rows:
             panels[group] = _highest_first(rows)
     if not panels:
@@ -286,8 +312,8 @@ def _highest_first(rows: Sequence[Row]) -> list[Row]:
 
 
 def _reliability_drawing(study: Study) -> Drawing | None:
-    """Of every arm, all its seeds in one; a row a backbone, or rows of five."""
-    groups, words = [], []
+    """Of every arm, all its seeds in one; a row a backbone."""
+    groups, words = {}, []
     for group, arms in _grouped(study):
         cells = []
         for arm in arms:
@@ -299,14 +325,15 @@ def _reliability_drawing(study: Study) -> Drawing | None:
             error = arm.estimate("ece")
             cells.append((arm.label, bins, f"ECE {error.mean:.3f}" if error else ""))
             words.append(f"{arm.name} {estimated(error)}")
-        groups.append(cells)
-    if not any(groups):
+        if cells:
+            groups[group] = cells
+    if not groups:
         return None
-    if len(groups) == 1:
-        groups = [groups[0][start : start + 5] for start in range(0, len(groups[0]), 5)]
-    return as_drawing(
-        plots.reliability_figure(groups), "reliability", f"Expected calibration error of each arm: {'; '.join(words)}"
-    )
+    if study.backbones:
+        figure = plots.reliability_matrix(groups)
+    else:
+        figure = plots.reliability_figure(next(iter(groups.values())))
+    return as_drawing(figure, "reliability", f"Expected calibration error of each arm: {'; '.join(words)}")
 
 
 def _curves_drawing(study: Study) -> Drawing | None:
@@ -340,4 +367,4 @@ def _by_source(counts: Mapping[str, int]) -> str:
 
 
 def _to(ends: tuple[float, float] | None, form: str) -> str:
-    return "" if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}".replace("-", "−")
+    return "" if ends is None else f"{form.format(ends[0])} to {form.format(ends[1])}".replace("-", "\N{MINUS SIGN}")

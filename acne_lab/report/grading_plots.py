@@ -27,6 +27,10 @@ from acne_lab.report.plots import (
 )
 
 LABEL_WIDTH = 26  # letters of a line
+_SMALL = {**STYLE, "axes.grid": False, "axes.titlesize": 8, "font.size": 7.5}
+
+# Name of the arm; (mean confidence, share of right grades, share of the images) of each bin; what stands in the panel.
+Reliability = tuple[str, Sequence[tuple[float, float, float]], str]
 
 
 class Row(NamedTuple):
@@ -82,7 +86,9 @@ def differences_figure(panels: Mapping[str, Sequence[Row]], *, label: str) -> Fi
             of_rows = [colours.get(row.verdict, MUTED) for row in rows]
             _intervals(axes, heights, rows, colours=of_rows)
             for row, height, colour in zip(rows, heights, of_rows):
-                axes.plot(row.mean, height, "|", color=INK if colour is MUTED else colour, markersize=14, markeredgewidth=2.6)
+                axes.plot(
+                    row.mean, height, "|", color=INK if colour is MUTED else colour, markersize=14, markeredgewidth=2.6
+                )
         low, high = _span([row for rows in panels.values() for row in rows])
         for axes in cells:
             axes.set_xlim(low, high)
@@ -90,7 +96,9 @@ def differences_figure(panels: Mapping[str, Sequence[Row]], *, label: str) -> Fi
             axes.set_xlabel(label)
         shown = {"better": SERIES[2], "worse": SERIES[1], "not told apart": MUTED}
         for name, colour in shown.items():
-            cells[0].plot([], [], "|", color=INK if colour is MUTED else colour, markersize=12, markeredgewidth=2.6, label=name)
+            cells[0].plot(
+                [], [], "|", color=INK if colour is MUTED else colour, markersize=12, markeredgewidth=2.6, label=name
+            )
         legend_below(figure, cells[0], columns=6)
         return figure
 
@@ -100,13 +108,15 @@ def _intervals(axes: Axes, heights: np.ndarray, rows: Sequence[Row], *, colours:
     words = {"people": "95 % over people", "seeds": "95 % over seeds", "dot": "one seed"}
     for row, height, colour in zip(rows, heights, colours):
         if row.people is not None:
-            axes.plot(row.people, [height, height], color=colour, linewidth=9, alpha=0.22, label=words.pop("people", None))
+            axes.plot(
+                row.people, [height, height], color=colour, linewidth=9, alpha=0.22, label=words.pop("people", None)
+            )
         if row.half_width is not None:
             ends = [row.mean - row.half_width, row.mean + row.half_width]
             axes.plot(ends, [height, height], color=colour, linewidth=1.7, label=words.pop("seeds", None))
         if len(row.by_seed) > 1:
-            dots = dict(color=SERIES[0], markersize=3.6, markeredgewidth=0, zorder=3, label=words.pop("dot", None))
-            axes.plot(row.by_seed, [height] * len(row.by_seed), "o", **dots)
+            dots = {"color": SERIES[0], "markersize": 3.6, "markeredgewidth": 0, "zorder": 3}
+            axes.plot(row.by_seed, [height] * len(row.by_seed), "o", label=words.pop("dot", None), **dots)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(heights, [_wrapped(row.name) for row in rows])
     axes.tick_params(axis="y", labelcolor=INK)
@@ -123,34 +133,60 @@ def _span(rows: Sequence[Row]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def reliability_figure(cells: Sequence[Sequence[tuple[str, Sequence[tuple[float, float, float]], str]]]) -> Figure:
-    """How often the grade is right against how sure the grader was: rows of small panels.
-
-    Args:
-        cells: rows of (title, bins, note); a bin is (confidence, share of right grades, share of the images).
-    """
-    rows, columns = len(cells), max(5, *(len(row) for row in cells))
-    with rc_context({**STYLE, "axes.grid": False, "axes.titlesize": 7.5, "font.size": 7.5}):
-        figure, axes = canvas(rows=rows, columns=columns, height=0.5 + rows * (0.45 + 8.6 / columns))
-        for index, place in enumerate(axes):
-            row, column = divmod(index, columns)
-            if column >= len(cells[row]):
-                place.remove()
-                continue
-            title, bins, note = cells[row][column]
-            confidence, right, share = np.array(bins).reshape(-1, 3).T
-            place.plot([0, 1], [0, 1], color=RULE, linewidth=1)
-            place.vlines(confidence, confidence, right, color=SERIES[1], linewidth=1.1, alpha=0.8)
-            place.plot(confidence, right, color=SERIES[0], linewidth=1)
-            place.scatter(confidence, right, s=4 + 80 * share, color=SERIES[0], linewidths=0)
-            place.annotate(note, (0.04, 0.96), color=MUTED, va="top")
-            place.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
-            place.set_title(_wrapped(title, 120 // columns), loc="left")
-            place.set_xticklabels(("0", "", "1") if row == rows - 1 else ())
-            place.set_yticklabels(("0", "", "1") if column == 0 else ())
-        figure.supxlabel("how sure the grader was", color=MUTED, fontsize=8.5)
-        figure.supylabel("share of right grades", color=MUTED, fontsize=8.5)
+def reliability_figure(cells: Sequence[Reliability], *, columns: int = 5) -> Figure:
+    """How often the grade is right against how sure the grader was: a small panel each, in rows."""
+    rows = -(-len(cells) // columns)
+    with rc_context(_SMALL):
+        figure, axes = canvas(rows=rows, columns=columns, height=0.4 + 2.25 * rows)
+        for place, cell in zip(axes, cells):
+            _draw_reliability(place, cell)
+            place.set_title(_wrapped(cell[0], 28), loc="left")
+        for place in axes[len(cells) :]:
+            place.remove()
+        _label_reliability(figure, axes[: len(cells)], columns)
         return figure
+
+
+def reliability_matrix(groups: Mapping[str, Sequence[Reliability]]) -> Figure:
+    """The same, a row of panels for each backbone and a column for each arm."""
+    names = list(dict.fromkeys(name for cells in groups.values() for name, _, _ in cells))
+    with rc_context({**_SMALL, "font.size": 6.5, "axes.titlesize": 6.5}):
+        columns = len(names)
+        figure, axes = canvas(rows=len(groups), columns=columns, height=1.1 + len(groups) * (0.25 + 8.2 / columns))
+        for row, (group, cells) in enumerate(groups.items()):
+            by_name = {cell[0]: cell for cell in cells}
+            for column, name in enumerate(names):
+                place = axes[row * columns + column]
+                if row == 0:
+                    place.set_title(_wrapped(name, 14), loc="left")
+                if column == 0:
+                    place.set_ylabel(_wrapped(group.replace("_", " "), 16).replace("\\ ", "_"), color=INK)
+                if name in by_name:
+                    _draw_reliability(place, by_name[name])
+                else:
+                    place.axis("off")
+        _label_reliability(figure, axes, columns)
+        return figure
+
+
+def _draw_reliability(axes: Axes, cell: Reliability) -> None:
+    _, bins, note = cell
+    confidence, right, share = np.array(bins).reshape(-1, 3).T
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1)
+    axes.vlines(confidence, confidence, right, color=SERIES[1], linewidth=1.1, alpha=0.8)
+    axes.plot(confidence, right, color=SERIES[0], linewidth=1)
+    axes.scatter(confidence, right, s=3 + 60 * share, color=SERIES[0], linewidths=0)
+    axes.annotate(note, (1.02, -0.01), color=MUTED, ha="right", va="bottom")
+    axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+
+
+def _label_reliability(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Numbers at the left and at the bottom only."""
+    for index, place in enumerate(axes):
+        place.set_xticklabels(("0", "", "1") if index + columns >= len(axes) else ())
+        place.set_yticklabels(("0", "", "1") if index % columns == 0 else ())
+    figure.supxlabel("how sure the grader was", color=MUTED, fontsize=8.5)
+    figure.supylabel("share of right grades", color=MUTED, fontsize=8.5)
 
 
 def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
@@ -174,7 +210,7 @@ def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
 
 
 def validation_figure(groups: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure | None:
-    """Validation balanced accuracy against epochs: a panel a backbone, a line an arm ({backbone: {arm: metrics.csv}})."""
+    """Validation balanced accuracy against epochs: {backbone: {arm: metrics.csv}}, a panel each with a line each."""
     column = "val/balanced_accuracy"
     groups = {name: {arm: frame for arm, frame in arms.items() if column in frame} for name, arms in groups.items()}
     groups = {name: arms for name, arms in groups.items() if arms}

@@ -21,11 +21,11 @@ from PIL import Image
 from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.collect import Stage, Study, init_from, read_study, without_machine_paths
+from acne_lab.report.grading import attribution_facts, grading_facts
 from acne_lab.report.parts import (
     NOT_RUN,
     SOURCE_NAMES,
     THUMBNAIL,
-    Drawing,
     Picture,
     as_drawing,
     counted,
@@ -35,9 +35,9 @@ from acne_lab.report.parts import (
     slug,
     thumbnails,
 )
-from acne_lab.report.grading import grading_facts
 from acne_lab.report.reading import answer, reading, summary_lines
 from acne_lab.report.realism import SHORT, comparison_rows
+from acne_lab.report.results import results_table
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
@@ -56,7 +56,9 @@ class Sheet:
 
 
 def write_report(study_dir: Path, runs_dir: Path) -> Path:
-    """Write `report.html`, `report.md` and `report_files/` into `study_dir` and return the page's path.
+    """Write the page of a study and return its path.
+
+    Beside `report.html` lie `report.md` with `report_files/` and, of a study with arms, `results.csv`.
 
     Args:
         study_dir: folder of the study's run (has study.json).
@@ -66,7 +68,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
         ValueError: `study_dir` has no study.json.
     """
     study_dir, runs_dir = Path(study_dir), Path(runs_dir)
-    facts = _facts(read_study(study_dir, runs_dir), runs_dir)
+    study = read_study(study_dir, runs_dir)
+    facts = _facts(study, runs_dir)
     aside = study_dir / f".report_files.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -75,6 +78,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
     aside.rename(study_dir / "report_files")
     replace_text(study_dir / "report.md", markdown_templates().get_template("page.md.j2").render(facts))
     replace_text(study_dir / "report.html", html_templates().get_template("page.html.j2").render(facts))
+    if study.arms:
+        replace_text(study_dir / "results.csv", results_table(study).to_csv(index=False, float_format="%.6g"))
     return study_dir / "report.html"
 
 
@@ -88,6 +93,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "summary": summary_lines(study),
         "answer": answer(study),
         **grading_facts(study),
+        "attribution": _attribution(study),
         "realism": comparison_rows(study.realism),
         "realism_heads": list(SHORT.values()),
         "reading": reading(study),
@@ -264,6 +270,14 @@ def _base_note(study: Study, stage: Stage) -> str:
     return f"Starts from the shipped base “{base.rsplit('/', 1)[-1]}”, which was not trained in this study."
 
 
+def _attribution(study: Study) -> dict | None:
+    facts = attribution_facts(study)
+    if facts is not None:
+        for row in facts["rows"]:
+            row["pictures"] = _grids(row["pictures"])
+    return facts
+
+
 def _environment(study: Study, runs_dir: Path) -> dict:
     """What the stages recorded: one line a fact, more than one value where the stages differ."""
     facts: dict[str, dict[str, None]] = {}
@@ -311,6 +325,10 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
             if any(images):
                 media_type, data = plots.encoded(plots.contact_sheet(images, side=THUMBNAIL // 2))
                 write(f"{name}-{column + 1}", media_type.split("/")[1], data)
+    for number, row in enumerate(facts["attribution"]["rows"] if facts["attribution"] else [], start=1):
+        for index, picture in enumerate(row["pictures"], start=1):
+            media_type, data = plots.encoded(picture.image)
+            write(f"attribution-{number}-{index}", media_type.split("/")[1], data)
     for gan in facts["gans"]:
         for index, grid in enumerate(gan["grids"], start=1):
             media_type, data = plots.encoded(grid.image)

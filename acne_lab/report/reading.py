@@ -22,18 +22,18 @@ def answer(study: Study) -> list[str]:
     if not compared:
         return []
     arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
-    controls = {name for name in compared if arms[name].null or study.is_inflated(arms[name])}
+    controls = {name for name in compared if study.role(arms[name]) in ("null", "leaked")}
     asked = {name: each for name, each in compared.items() if name not in controls}
     baseline = next(iter(compared.values())).baseline
-    over = f" Over all {len(study.backbones)} backbones:" if study.compared.labels else ""
+    over = f" over all {len(study.backbones)} backbones" if study.compared.labels else ""
     said = []
     better, worse, rest, untested = (
         _by_size(asked, verdict) for verdict in (BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED)
     )
     if better:
-        said.append(f"Better than “{baseline}”:{over.lower()} {', '.join(_told(*each) for each in better)}.")
+        said.append(f"Better than “{baseline}”{over}: {', '.join(_told(*each) for each in better)}.")
     elif asked and len(untested) < len(asked):
-        said.append(f"No arm is shown to be better than “{baseline}”{over.lower().rstrip(':')}.")
+        said.append(f"No arm is shown to be better than “{baseline}”{over}.")
     if worse:
         said.append(f"Worse: {', '.join(_told(*each) for each in worse)}.")
     if rest:
@@ -194,7 +194,7 @@ def estimated(estimate: Estimate | None, digits: int = 3) -> str:
 
 def points(difference: float) -> str:
     """A difference of two shares in points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval(each: Contrast) -> str:
@@ -248,14 +248,16 @@ def _of_people(study: Study) -> list[str]:
     families = [family for family in (study.compared.labels, study.compared.arms) if family]
     tested = [each for family in families for each in family.values() if each.p is not None]
     if tested:
-        sizes = " and of ".join(counted(sum(e.p is not None for e in family.values()), "comparison") for family in families)
+        numbers = [sum(each.p is not None for each in family.values()) for family in families]
+        sizes = " and of ".join(counted(number, "comparison") for number in numbers)
         fewest, most = min(e.num_people for e in tested), max(e.num_people for e in tested)
         people = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
         said.append(
             f"p: the two arms' answers are swapped person by person ({people} people, all seeds together), "
             "and p is how often chance makes as large a difference of balanced accuracy. “p, Holm” is corrected for "
-            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval over "
-            "seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may be."
+            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval "
+            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may "
+            "be."
         )
     noted = [arm.name for arm in study.arms if arm.num_noted]
     if noted and len(noted) == sum(bool(arm.test) for arm in study.arms):
@@ -291,7 +293,8 @@ def _lineage_of_arms(study: Study) -> list[str]:
             f"have seen is not known: {_quoted(untold)}. data.subject_pattern, a column subject or data.subjects=faces "
             "tell."
         )
-    leaked = sorted({arm.lineage["leaked_share"] for arm in study.arms if arm.lineage.get("leaked_share")})
+    fair = [arm for arm in study.arms if not study.is_inflated(arm)]
+    leaked = sorted({arm.leaked_share for arm in fair if arm.leaked_share})
     if leaked:
         shares = " to ".join(f"{100 * share:.1f} %" for share in dict.fromkeys((leaked[0], leaked[-1])))
         said.append(
