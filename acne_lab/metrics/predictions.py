@@ -152,11 +152,15 @@ def write_predictions(
     Args: as of `Predictions`, which is returned.
 
     Raises:
-        ValueError: as `Predictions`; nothing is written then.
+        ValueError: as `Predictions`, or a column holds neither text nor numbers; nothing is written then.
     """
     predictions = Predictions(frame.reset_index(drop=True), tuple(classes), decision, bands)
     about = {"classes": predictions.classes, "decision": asdict(decision), "bands": predictions.bands}
-    table = pa.Table.from_pandas(predictions.frame, preserve_index=False)
+    try:
+        table = pa.Table.from_pandas(predictions.frame, preserve_index=False)
+    except pa.ArrowException as error:  # text and numbers in one column
+        raise ValueError(f"predictions cannot be kept: {error}") from error
+    _check_columns(table.schema)
     table = table.replace_schema_metadata({METADATA: json.dumps(about, allow_nan=False)})
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -176,8 +180,7 @@ def read_predictions(path: Path) -> Predictions:
         raise ValueError(f"{path} does not exist: give the predictions.parquet of a finished grader run")
     try:
         schema = parquet.read_schema(path)
-        if foreign := [field.name for field in schema if not _is_plain(field.type)]:
-            raise ValueError(f"the columns {foreign} hold neither text nor numbers")
+        _check_columns(schema)
         about = json.loads((schema.metadata or {})[METADATA])
         decision = Decision(**about["decision"])
         # Only types of Arrow's own, and no word of pandas' metadata: what a column becomes is decided here.
@@ -188,6 +191,11 @@ def read_predictions(path: Path) -> Predictions:
             f"{path} does not hold a grader's predictions ({error}): give the predictions.parquet of a finished run, "
             "or train the grader again"
         ) from error
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    if foreign := [field.name for field in schema if not _is_plain(field.type)]:
+        raise ValueError(f"the columns {foreign} hold neither text nor numbers")
 
 
 def _is_plain(kind: pa.DataType) -> bool:
@@ -211,9 +219,19 @@ def _check(predictions: Predictions) -> None:
         raise ValueError(f"predictions are of the splits {SPLITS}, not of {strange}")
     if (twice := frame.duplicated(["split", "file_name"])).any():
         raise ValueError(f"{int(twice.sum())} images are there twice, such as {frame['file_name'][twice].iloc[0]}")
+    for name in COUNT_COLUMNS:
+        if np.isinf(predictions.counts(name)).any():
+            raise ValueError(f"{name} holds infinite numbers of lesions: lower the learning rate")
     for weights, what in ((predictions.decision.weights, "class weights"), (bands, "bands")):
         if weights is not None and len(weights) != len(classes):
             raise ValueError(f"{len(weights)} {what} for the {len(classes)} classes {list(classes)}: give one for each")
+    if bands is not None and not _rise(bands):
+        raise ValueError(f"bands are the largest counts of all classes but the last, rising, then None; not {bands}")
+
+
+def _rise(bands: Bands) -> bool:
+    *ends, last = bands
+    return last is None and all(isinstance(end, int) for end in ends) and ends == sorted(set(ends))
 
 
 def check_probabilities(probabilities: np.ndarray) -> None:

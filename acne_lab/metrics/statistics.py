@@ -3,7 +3,9 @@
 Two kinds of luck move a figure. Which people were collected: `subject_bootstrap` and `permutation_test` resample or
 swap whole people, since images of one person are not independent; both take the trained graders as they are. How
 training went: `t_interval` over seeds, which takes the test images as they are. A difference that is to hold for new
-people and for another training has to pass both.
+people and for another training has to pass both: of simulated arms that differ in nothing but the luck of training,
+with five seeds and sixty people, the permutation alone tells 13 to 22 % apart at the 5 % level, Student's t 3 to 4 %,
+both 2 to 3 %.
 """
 
 from collections.abc import Sequence
@@ -82,9 +84,9 @@ def subject_bootstrap(
     """An interval for every figure (names as in `totals.flat`) of one grader, or of the mean over an arm's seeds.
 
     People are resampled with replacement (Efron 1979), and the interval lies between percentiles that are pushed
-    outwards as Student's t is beyond the normal (Hesterberg, Am. Stat. 2015, section 5.3): plain ones are too narrow
-    for few people. In simulations with people of one to four images 95 % intervals hold the truth in 92 to 95 % of
-    tests of 40 to 300 people.
+    outwards as Student's t is beyond the normal (the expanded percentile interval of Hesterberg, Am. Stat. 2015):
+    plain ones are too narrow for few people. In simulations with people of one to four images 95 % intervals hold the
+    truth in 91 to 96 % of tests of 40 to 300 people.
 
     There is none of the calibration error: a resample of images is always worse calibrated than the images, so that at
     300 people such intervals hold the truth in 84 %, and at 40 in 11 %.
@@ -123,6 +125,8 @@ def permutation_test(
     as large (Phipson and Smyth 2010, (k + 1) / (n + 1)).
 
     It takes the graders as trained: another training of the same two arms may turn out otherwise, see `t_interval`.
+    Of 1,500 simulated pairs of graders that grade equally well, sixty people each, p < .05 in 3 to 5 %, the less the
+    more often differences tie.
 
     Args:
         a, b: predictions of each arm, one a seed and in the same order. Only images that all were tested on count.

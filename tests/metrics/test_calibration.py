@@ -4,7 +4,7 @@ from graded import drawn
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from acne_lab.metrics.calibration import TEMPERATURES, Decision, fit_decision, fit_temperature, fit_weights
+from acne_lab.metrics.calibration import TEMPERATURES, Decision, fit_decision, fit_temperature, fit_weights, reliability
 
 
 def softmax(logits):
@@ -171,3 +171,11 @@ def test_a_decision_is_a_temperature_unless_more_is_asked_for():
 def test_it_takes_what_predictions_hold():
     val = drawn(3, noise=0.8)
     assert 0.3 < fit_decision(val.uncalibrated, val.labels).temperature < 3
+
+
+def test_reliability_by_hand():
+    p = np.array([[0.55, 0.45]] * 6 + [[0.05, 0.95]] * 4 + [[1.0, 0.0]] * 4 + [[0.7, 0.3]])
+    right = np.array([True] * 3 + [False] * 3 + [True] * 8 + [True])
+    first, last = reliability(p, right)  # the bin with .7 has one image
+    assert first == pytest.approx((0.55, 0.5, 6 / 15))
+    assert last == pytest.approx((0.975, 1, 8 / 15))

@@ -109,6 +109,8 @@ def spoiled(column, value):
         (spoiled("severity", ["mild", ""]), "cannot be graded"),
         (spoiled("split", ["test", "train"]), "not of"),
         (spoiled("file_name", "same.jpg"), "there twice, such as same.jpg"),
+        (spoiled("count", [3.0, np.inf]), "count holds infinite numbers"),
+        (spoiled("lesions", ["3", "many"]), "could not convert"),
     ],
 )
 def test_what_is_no_prediction_is_refused_and_not_written(tmp_path, frame, message):
@@ -123,6 +125,9 @@ def test_as_many_weights_and_bands_as_classes():
         Predictions(frame, CLASSES, Decision(1.0, (1, 1, 1)))
     with pytest.raises(ValueError, match="2 bands for the 4 classes"):
         Predictions(frame, CLASSES, bands=(5, None))
+    for bands in ((5, 20, 50, 65), (5, 50, 20, None), (5, 5, 20, None), (None,) * 4, ("a", "b", "c", None)):
+        with pytest.raises(ValueError, match="rising, then None"):
+            Predictions(frame, CLASSES, bands=bands)
 
 
 def test_foreign_and_broken_files(tmp_path):
@@ -198,3 +203,20 @@ def test_columns_of_other_types_are_refused(tmp_path):
     parquet.write_table(nested, path)
     with pytest.raises(ValueError, match=r"\['nested'\] hold neither text nor numbers"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize("values", [["a", 1], [[1], [2]], pd.Categorical(["a", "b"])])
+def test_what_could_not_be_read_is_not_written(tmp_path, values):
+    frame = said([0, 1], [0, 1]).frame.assign(extra=values)
+    with pytest.raises(ValueError, match="extra"):
+        write_predictions(tmp_path / "p.parquet", frame, classes=CLASSES, decision=Decision(), bands=None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_slices_may_be_unknown(tmp_path):
+    extra = {"flag": pd.array([True, None], dtype="boolean"), "tone": pd.array([3, None], dtype="Int64")}
+    frame = said([0, 1], [0, 1]).frame.assign(**extra, nothing=None, camera=["a", None])
+    write_predictions(tmp_path / "p.parquet", frame, classes=CLASSES, decision=Decision(), bands=None)
+    found = read_predictions(tmp_path / "p.parquet").frame
+    assert found[["flag", "tone", "nothing", "camera"]].isna().sum().tolist() == [1, 1, 2, 1]
+    assert found["tone"][0] == 3 and found["flag"][0]
