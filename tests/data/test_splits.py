@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acne_lab.data.splits import FRACTIONS, apportion, subject_severity, subject_split
+from acne_lab.data.splits import FRACTIONS, apportion, share_of_each, subject_severity, subject_split
 
 CLASSES = ["mild", "moderate", "severe", "very_severe"]
 photographs = st.lists(
@@ -81,3 +81,14 @@ def test_wrong_fractions_are_refused(fractions):
 def test_a_part_with_share_0_stays_empty():
     rows = pd.DataFrame({"subject": list("abcd"), "severity": ["mild"] * 4})
     assert set(subject_split(rows, fractions={"train": 1.0, "test": 0.0}, seed=0)) == {"train"}
+
+
+def test_a_share_of_each_person():
+    """Rounded down, never all of somebody, nobody whose name is not known, whatever the order of the rows."""
+    subjects = ["a"] * 5 + ["b"] * 2 + ["c"] + [""] * 4
+    rows = pd.DataFrame({"subject": subjects, "file_name": [f"{i}.jpg" for i in range(len(subjects))]})
+    taken = share_of_each(rows, share=0.5)
+    assert rows[taken]["subject"].value_counts().to_dict() == {"a": 2, "b": 1}
+    shuffled = rows.sample(frac=1, random_state=0)
+    assert set(shuffled[share_of_each(shuffled, share=0.5)]["file_name"]) == set(rows[taken]["file_name"])
+    assert rows[share_of_each(rows, share=0.99)]["subject"].value_counts().to_dict() == {"a": 4, "b": 1}

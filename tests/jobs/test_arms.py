@@ -42,7 +42,7 @@ def test_short_words_of_a_command_are_the_plans():
 
 
 def test_stages_that_nobody_waits_for_are_left_out():
-    stages = dict.fromkeys(("table_maker", "gan", "images", "other_gan", "real", "generated"), {})
+    stages = {name: {} for name in ("table_maker", "gan", "images", "other_gan", "real", "generated")}
     waits = {"generated": {"images", "table"}, "images": {"gan"}, "real": {"table"}}
     assert list(with_needs(stages, ["generated"], waits)) == ["gan", "images", "generated"]
     assert list(with_needs(stages, ["real"], waits)) == ["real"]

@@ -20,7 +20,7 @@ from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.data.lineage import Lineage
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.balance import added_rows, balance, make_rows
+from acne_lab.jobs.balance import added_rows, balance, dealt_anew, make_rows
 from acne_lab.jobs.edit_photo import Task, edit_photo
 from acne_lab.jobs.prepare import prepare
 from acne_lab.jobs.study import expand, in_order
@@ -421,9 +421,8 @@ def test_a_grader_learns_from_added_rows(grader, table):
     assert runs[3].metrics["train"] == {"num_images": num_train + NUM_EDITS, "sources": sources}
     again = train(configs[3])
     assert again.path == runs[3].path
-    only = train(grader("balance=acnedit", "balance.only=true"))
-    assert only.key != again.key
-    assert only.metrics["train"] == {"num_images": NUM_EDITS, "sources": {"edited": NUM_EDITS}}
+    with pytest.raises(ValueError, match="is mild or moderate, so a grader would never say it"):
+        train(grader("balance=acnedit", "balance.only=true"))  # edits of the two rare severities
 
 
 def test_permuted_labels(grader, table):
@@ -438,6 +437,27 @@ def test_permuted_labels(grader, table):
     assert added_rows(grader("balance=none"), table) is None
     with pytest.raises(ValueError, match="balance=oversample adds none"):
         added_rows(grader("balance=oversample", "balance.only=true"), table)
+
+
+def test_labels_are_dealt_among_all_tables(table):
+    first, second = table.only(table.rows.index < 50), table.only(table.rows.index >= 50)
+    dealt = dealt_anew([first, second], seed=3)
+    labels = [pd.concat([each.rows[["severity", "lesions"]] for each in tables]) for tables in (dealt, [first, second])]
+    assert sorted(map(tuple, labels[0].to_numpy())) == sorted(map(tuple, labels[1].to_numpy()))
+    same = labels[0]["severity"].to_numpy() == labels[1]["severity"].to_numpy()
+    assert same.mean() == pytest.approx(0.25, abs=0.12)  # by luck, of four severities as frequent as each other
+    assert sorted(dealt[0].rows["severity"]) != sorted(first.rows["severity"])  # across the tables, too
+    assert [each.rows["sha256"].tolist() for each in dealt] == [
+        each.rows["sha256"].tolist() for each in (first, second)
+    ]
+    again = dealt_anew([first, second], seed=3)
+    assert [each.rows.equals(other.rows) for each, other in zip(dealt, again)] == [True, True]
+
+
+@pytest.mark.parametrize("word", ["true", "some"])
+def test_an_unknown_word_for_permuted_labels(grader, table, word):
+    with pytest.raises(ValueError, match="permute_labels is one of null, added, all, not"):
+        added_rows(grader("balance=acnedit", f"balance.permute_labels={word}"), table)
 
 
 def test_the_null_of_the_study_has_labels_that_say_nothing():

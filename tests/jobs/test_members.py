@@ -97,7 +97,7 @@ def test_seeds_that_an_arm_lacks_are_left_out_and_named(member, tmp_path):
 def test_arms_without_a_common_seed_cannot_be_compared(member, tmp_path):
     member("resnet50", 0, "real")
     key = member("resnet50", 1, "edited")
-    with pytest.raises(ValueError, match="no seed is in all arms.*real: 0; edited: 1"):
+    with pytest.raises(ValueError, match=r"no seed is in all arms.*real: 0; edited: 1"):
         merged(key, tmp_path)
 
 

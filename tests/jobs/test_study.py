@@ -173,6 +173,39 @@ def test_the_balancing_study_on_the_smallest_data(tmp_path):
     assert (path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_a_sweep_over_arms_and_seeds_has_one_page(tmp_path):
+    """Members of one arm and one seed each; together, also by `acne-lab report`, they are a study of two arms."""
+    small = ["study.experiment=cnn_benchmark", "backbone=test_resnet", "study.input_size=32", "study.batch_size=8"]
+    small += ["study.epoch_size=16", "study.epochs=1", "num_threads=1"]
+
+    def run(verb, *words):
+        command = [sys.executable, "-m", "acne_lab.jobs", verb, "study=cnn_benchmark", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = run("study", "-m", "arm=oversampled,leaked", "seed=range(2)", *TOY, *small)
+    assert done.returncode == 0, done.stderr[-3000:]
+    [page] = re.findall(r"^all members: (.*)/report.html$", done.stdout, flags=re.M)
+    story = json.loads((Path(page) / "study.json").read_text())
+    assert story["arms"] == {arm: [f"{arm}_0", f"{arm}_1"] for arm in ("oversampled", "leaked")}
+    assert (story["seeds"], story["baseline"]) == ([0, 1], "oversampled")
+    assert len(list((tmp_path / "runs" / "train").glob("*/DONE"))) == 4  # and no GAN, as no arm needs one
+    figures = json.loads((Path(page) / "metrics.json").read_text())["arms"]
+    assert all(len(each["by_seed"]["accuracy"]) == 2 for each in figures.values())
+    (Path(page) / "report.html").unlink()
+    assert run("report").stdout.strip() == f"{page}/report.html"
+    assert (Path(page) / "report.html").stat().st_size > 10_000
+
+    for words, message in (
+        (("arm=leak",), "there is no arm leak: did you mean leaked"),
+        (("backbone=resnt50",), "there is no backbone resnt50: did you mean resnet50"),
+        (("protocol=ld",), "there is no protocol ld: did you mean ldl"),
+    ):
+        refused = run("study", *words, "data.source.seed=9")
+        assert refused.returncode == 2 and message in refused.stderr
+        assert len(list((tmp_path / "runs" / "prepare").glob("*/DONE"))) == 1  # said before anything is drawn
+
+
 def test_stage_names_and_references():
     stages = {
         "g_{severity}": {"job": "train", "overrides": ["x={severity}"]},
@@ -231,8 +264,8 @@ def test_a_stage_like_another_changes_what_it_says():
     assert likened(stages)["b_{seed}"] == {"job": "train", "overrides": ["x=2", "y=1", "z=3"]}
     assert likened(stages)["c_{seed}"] == likened(stages)["b_{seed}"]
     assert list(expand(stages, ("m",), [0])) == ["b_0", "a_0", "c_0"]
-    after = likened({"a": {"job": "train", "overrides": []}, "b": {"like": "a", "after": ["a"]}, "c": {"like": "b"}})
-    assert after["b"]["after"] == ["a"] and "after" not in after["c"]  # it says where a stage stands, not how it is made
+    late = likened({"a": {"job": "train", "overrides": []}, "b": {"like": "a", "after": ["a"]}, "c": {"like": "b"}})
+    assert late["b"]["after"] == ["a"] and "after" not in late["c"]  # it says when a stage runs, not what it does
     for name in ("nobody", "a"):
         with pytest.raises(ValueError, match=f"stage a is like {name}: name another one"):
             likened({"a": {"like": name}})

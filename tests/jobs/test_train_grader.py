@@ -132,10 +132,14 @@ def test_leaks_that_cannot_be(toy_runs, share, words):
 
 
 def test_labels_that_say_nothing(toy_runs, run):
-    """All training labels dealt anew: as many of each class, another run, other predictions."""
+    """Training and validation labels dealt anew: as many of each class, another run, other predictions."""
     null = grader(toy_runs, "balance.permute_labels=all", "seed=31")
     assert null.metrics["train"] == run.metrics["train"]
     assert null.metrics["test"]["confusion"] != run.metrics["test"]["confusion"]
+    true, dealt = (read_predictions(each.path / "predictions.parquet") for each in (run, null))
+    for split, same in (("val", False), ("test", True)):
+        labels = [each.of(split).labels.tolist() for each in (true, dealt)]
+        assert (labels[0] == labels[1]) == same and sorted(labels[0]) == sorted(labels[1])
 
 
 def as_table(folder, rows, table):
