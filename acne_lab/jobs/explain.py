@@ -32,6 +32,7 @@ from acne_lab.report.explain import Shown, write_explanation
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
 
+STATISTICS = 32  # photographs from which random networks take those of their batch normalisation
 LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
 
 
@@ -85,7 +86,7 @@ def explain(config: dict) -> Run:
         probabilities, maps = explained(grader, photos, **about, what="grader")
         random = []
         for number in range(config["num_random"]):
-            network = randomised(grader, seed=config["seed"] + number)
+            network = randomised(grader, photos.batch(slice(STATISTICS), grader), seed=config["seed"] + number)
             random.append(explained(network, photos, **about, what=f"random weights {number + 1}")[1]["severity"])
         rows = graded_rows(photos.table, probabilities, decision)
         found, of_each = figures(photos, rows, maps, random, seed=config["seed"])
