@@ -46,6 +46,8 @@ def train_grader(config: dict) -> Run:
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
     check_name(config["model"]["backbone"])
+    if config["probe"]:
+        check_recipe(config)
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
