@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 from PIL import Image, ImageDraw, ImageFilter
+from pyarrow import parquet
+from scipy import stats
 
 CLASSES = ("mild", "moderate", "severe", "very severe")
 COUNTS = {"train": (72, 90, 36, 24), "val": (16, 20, 8, 6), "test": (24, 30, 12, 9)}
@@ -26,9 +29,12 @@ class StudyWriter:
         self.stages: dict[str, dict] = {}
         self.arms: dict[str, list[str]] = {}
         self.seeds: list[int] = []
+        self.baseline: str | None = None
+        self.counts = COUNTS
         self.rng = np.random.default_rng(7)
 
     def prepare(self, *, source: str = "toy", counts: dict[str, tuple[int, ...]] = COUNTS) -> None:
+        self.counts = counts
         rows = [
             self._row(
                 f"images/{split}_{level}_{index}.png",
@@ -96,12 +102,24 @@ class StudyWriter:
         ]
         self._table(run_dir, rows, {})
 
-    def grader(self, arm: str, *, skill: float, tested: bool = True, inputs: tuple[str, ...] = ("prepare",)) -> Path:
-        """Another grader of that arm; the first one makes the arm."""
+    def grader(
+        self,
+        arm: str,
+        *,
+        skill: float,
+        tested: bool = True,
+        keeps_predictions: bool = True,
+        inputs: tuple[str, ...] = ("prepare",),
+        config: dict | None = None,
+        lineage: dict | None = None,
+    ) -> Path:
+        """Another grader of that arm, which answers about a share `skill` rightly; the first one makes the arm."""
         name = f"grade_{sum(map(len, self.arms.values()))}"
-        self.arms.setdefault(arm, []).append(name)
+        seed = len(self.arms.setdefault(arm, []))
+        self.arms[arm].append(name)
         tables = [str(self.runs_dir / self.stages[stage]["run"]) for stage in inputs if stage in self.stages]
-        run_dir = self._stage(name, "train", name, seconds=63.2, config={"data": {"tables": tables}}, done=tested)
+        config = {"seed": seed, "data": {"tables": tables}, **(config or {})}
+        run_dir = self._stage(name, "train", name, seconds=63.2, config=config, done=tested)
         epoch = np.arange(15)
         rise = skill * (1 - np.exp(-epoch / 4)) + 0.25 * np.exp(-epoch / 4)
         curves = pd.DataFrame(
@@ -115,8 +133,17 @@ class StudyWriter:
         )
         curves.to_csv(run_dir / "metrics.csv", index=False)
         if tested:
-            test = self._test_scores(skill)
-            (run_dir / "metrics.json").write_text(json.dumps({"test": test, "val": test, "classes": self.classes}))
+            predictions = self._predictions(skill)
+            test = self._test_scores(predictions[predictions["split"] == "test"])
+            metrics = {"test": test, "val": test, "classes": self.classes}
+            if lineage is not None:
+                metrics["lineage"] = lineage
+            (run_dir / "metrics.json").write_text(json.dumps(metrics))
+            if keeps_predictions:
+                about = {"classes": self.classes, "decision": {"temperature": 1.0, "weights": None}, "bands": None}
+                table = pa.Table.from_pandas(predictions, preserve_index=False)
+                table = table.replace_schema_metadata({b"acne_lab": json.dumps(about)})
+                parquet.write_table(table, run_dir / "predictions.parquet")
         return run_dir
 
     def write(self) -> Path:
@@ -126,6 +153,7 @@ class StudyWriter:
             "name": "demo",
             "seed": 0,
             "seeds": self.seeds,
+            "baseline": self.baseline,
             "question": self.question,
             "stages": self.stages,
             "arms": self.arms,
@@ -204,24 +232,54 @@ class StudyWriter:
             grid.paste(face(self.rng, (3, 12, 34, 58)[index // 8], blur), (index % 8 * 64, index // 8 * 64))
         return grid
 
-    def _test_scores(self, skill: float) -> dict:
-        confusion = []
-        for level, total in enumerate(COUNTS["test"][: len(self.classes)]):
-            near = np.exp(-np.abs(np.arange(len(self.classes)) - level) * 1.2)
-            near[level] = 0
-            chances = (1 - skill) * near / near.sum()
-            chances[level] = skill
-            confusion.append(self.rng.multinomial(total, chances).tolist())
-        matrix = np.array(confusion)
+    def _predictions(self, skill: float) -> pd.DataFrame:
+        """Of validation and test images: a grade and some lesions above or below the truth, by the image, the person
+        and the run; what is hard about an image is the same for every grader."""
+        rows = [
+            {
+                "file_name": f"images/{split}_{level}_{index}.png",
+                "subject": f"s{split}{level}{index // 2}",
+                "split": split,
+                "severity": self.classes[level],
+                "source": "toy",
+                "lesions": float((3, 12, 34, 58)[level % 4]),
+                "level": level,
+            }
+            for split in ("val", "test")
+            for level, number in enumerate(self.counts[split][: len(self.classes)])
+            for index in range(number)
+        ]
+        frame = pd.DataFrame(rows)
+        hard = np.random.default_rng(1)
+        of_image, of_person = hard.normal(size=len(frame)), dict(zip(frame["subject"], hard.normal(size=len(frame))))
+        noise = 0.6 * of_image + 0.4 * frame["subject"].map(of_person) + 0.69 * self.rng.normal(size=len(frame))
+        spread = 0.5 / stats.norm.ppf(0.5 + min(skill, 0.98) / 2)  # as many lie within half a grade of the truth
+        seen = (frame.pop("level") + spread * noise).to_numpy()
+        logits = -2.5 * (seen[:, None] - np.arange(len(self.classes))) ** 2
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return frame.assign(
+            **{f"p_{name}": p[:, i] for i, name in enumerate(self.classes)},
+            count=np.nan,
+            count_from_grade=p @ np.array([(3, 12, 34, 58)[level % 4] for level in range(len(self.classes))]),
+        )
+
+    def _test_scores(self, predictions: pd.DataFrame) -> dict:
+        """By hand, what metrics.json says of the predictions."""
+        answers = predictions[[f"p_{name}" for name in self.classes]].to_numpy().argmax(axis=1)
+        truth = predictions["severity"].map({name: level for level, name in enumerate(self.classes)})
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=int)
+        np.add.at(matrix, (truth, answers), 1)
         recall = matrix.diagonal() / matrix.sum(1)
-        f1 = 2 * matrix.diagonal() / np.maximum(matrix.sum(0) + matrix.sum(1), 1)
+        either = matrix.sum(0) + matrix.sum(1)
+        f1 = 2 * matrix.diagonal()[either > 0] / either[either > 0]
         return {
             "accuracy": float(matrix.trace() / matrix.sum()),
             "balanced_accuracy": float(recall.mean()),
             "macro_f1": float(f1.mean()),
             "num_test": int(matrix.sum()),
             "recall": dict(zip(self.classes, recall.tolist())),
-            "confusion": confusion,
+            "confusion": matrix.tolist(),
         }
 
 

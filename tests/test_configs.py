@@ -58,6 +58,7 @@ def test_roots_compose(root):
         "train": GAN,
         "balance": ("table=x",),
         "evaluate": ("table=x",),
+        "explain": ("run=x",),
     }.get(root, ())
     assert composed(root, *needed)["runs_dir"] == "runs"
 
@@ -213,7 +214,7 @@ def test_protocols_are_what_they_say_and_run_a_step(name, toy_runs):
     recipe = (config["trainer"]["max_epochs"], config["loader"]["batch_size"])
     optimizer = model["optimizer"]["_target_"].removeprefix("torch.optim.")
     head = model["head"]["_target_"].removeprefix("acne_lab.grade.heads.")
-    found = (model["backbone"], head, *recipe, optimizer, model["optimizer"]["lr"])
+    found = (model["backbone"].split(".")[0], head, *recipe, optimizer, model["optimizer"]["lr"])
     assert found == PROTOCOLS[name]
     assert config["protocol"] == name
     small = (*TOY, *TINY_GRADER, "model.pretrained=false", "loader.batch_size=8", f"runs_dir={toy_runs}", "seed=102")

@@ -102,12 +102,43 @@ def fit_square(image: Image.Image, resolution: int, fit: Fit) -> Image.Image:
         return image.resize(square, Image.Resampling.LANCZOS)
     if fit != "pad":
         raise ValueError(f"fit must be crop, pad or stretch, not {fit!r}")
-    scale = resolution / max(width, height)
-    inner_size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    inner = image.resize(inner_size, Image.Resampling.LANCZOS)
+    inner = image.resize(_inner_size(image.size, resolution), Image.Resampling.LANCZOS)
     canvas = Image.new("RGB", square, border_colour(inner))
     canvas.paste(inner, ((resolution - inner.width) // 2, (resolution - inner.height) // 2))
     return canvas
+
+
+def fit_boxes(boxes: np.ndarray, size: tuple[int, int], resolution: int, fit: Fit) -> np.ndarray:
+    """Where boxes of a photograph lie after `fit_square`; those beyond its edges lie beyond the square's.
+
+    Args:
+        boxes: float [N, 4], x0 y0 x1 y1 in px of the upright photograph.
+        size: its width and height in px.
+        resolution, fit: as of `fit_square`.
+
+    Returns:
+        float64 [N, 4] in px of the square.
+    """
+    width, height = size
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        scale, offset = (resolution / side,) * 2, (-left * resolution / side, -top * resolution / side)
+    elif fit == "stretch":
+        scale, offset = (resolution / width, resolution / height), (0, 0)
+    elif fit == "pad":
+        inner = _inner_size(size, resolution)
+        scale = (inner[0] / width, inner[1] / height)
+        offset = tuple((resolution - side) // 2 for side in inner)
+    else:
+        raise ValueError(f"fit must be crop, pad or stretch, not {fit!r}")
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * (*scale, *scale) + (*offset, *offset)
+
+
+def _inner_size(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """Width and height in px of a photograph that is fitted whole into a square."""
+    scale = resolution / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def border_colour(image: Image.Image) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ from acne_lab.runs import Run, open_run, write_text
 from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
-JOBS = ("train", "generate", "balance", "evaluate")
+JOBS = ("train", "generate", "balance", "evaluate", "explain")
 
 
 def study(config: dict) -> Run:

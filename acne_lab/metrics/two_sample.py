@@ -74,6 +74,12 @@ class Estimate:
         assert self.widening == other.widening
         return Estimate(self.value - other.value, self.resampled - other.resampled, self.widening)
 
+    def over(self, other: "Estimate") -> "Estimate":
+        """The ratio, likewise."""
+        assert self.widening == other.widening == 1
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return Estimate(float(np.divide(self.value, other.value)), self.resampled / other.resampled)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -179,9 +185,14 @@ def classifier_auc(
 
 def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Interval:
     """Mean of values, with an interval that resamples subjects."""
+    return ratio_by_subject(values, np.ones(len(values)), subjects, seed=seed).interval
+
+
+def ratio_by_subject(over: Sequence[float], under: Sequence[float], subjects: Sequence[str], *, seed: int) -> Estimate:
+    """Sum of `over` by sum of `under`, with resampled subjects; two estimates of the same people may be subtracted."""
     _, group = np.unique(np.asarray(subjects), return_inverse=True)
-    totals, counts = np.bincount(group, weights=values), np.bincount(group)
-    return _resampled(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed).interval
+    totals, counts = np.bincount(group, weights=over), np.bincount(group, weights=under)
+    return _resampled(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed)
 
 
 def difference_of_means(

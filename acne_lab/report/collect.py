@@ -6,87 +6,24 @@ things in it, never an error: what a run does not have is None or empty, and the
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import yaml
 
 from acne_lab.data.table import ImageTable
-from acne_lab.metrics.statistics import Estimate, t_interval
+from acne_lab.metrics.grading import figures
+from acne_lab.metrics.predictions import Predictions, read_predictions
+from acne_lab.report.arms import Arm
+from acne_lab.report.comparison import Contrasts, baselines, compare
 
 # A slash that begins a word and another one after it: /home/ann/photos/1.jpg, not loss/G, not https://host/page.
 _ABSOLUTE_PATH = re.compile(r"(?:file://|(?<![\w./~…-]))/(?:[^\s/'\",:;()\[\]{}]+/)+([^\s/'\",:;()\[\]{}]*)")
 # C:\photos\1.jpg and \\server\share\1.jpg, also as YAML and JSON write them, with each backslash twice.
 _WINDOWS_PATH = re.compile(r"(?:\b[A-Za-z]:[\\/]+|\\\\+)(?:[^\s\\/'\",:;()\[\]{}]+[\\/]+)*([^\s\\/'\",:;()\[\]{}]*)")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train the grader, and what the test split said of it: of one grader, or of one for each seed.
-
-    Args:
-        name: as the study calls it.
-        stages: names of the stages that trained and tested its graders, in the order of the seeds.
-        tests: `metrics.json["test"]` of each: accuracy, balanced_accuracy, macro_f1 in [0, 1], num_test,
-            recall {class: value or None}, confusion [[int]] with rows = truth. {} while it is not tested.
-        train: `metrics.json["train"]`: num_images and sources {source: count}. {} if it was not noted.
-        lineage: `metrics.json["lineage"]`: known, protocol, leaked_share. {} if it was not noted.
-        classes: severities from mild to very severe, the order of `confusion`.
-    """
-
-    name: str
-    stages: tuple[str, ...]
-    tests: tuple[dict, ...]
-    train: dict
-    lineage: dict
-    classes: tuple[str, ...]
-
-    @cached_property
-    def test(self) -> dict:
-        """What its tests say together: shares are means over the graders, the confusion is their sum."""
-        tested = [test for test in self.tests if test]
-        if len(tested) < 2:
-            return tested[0] if tested else {}
-        together = {
-            name: float(np.mean([test[name] for test in tested]))
-            for name in ("balanced_accuracy", "accuracy", "macro_f1")
-            if all(name in test for test in tested)
-        }
-        if all("recall" in test for test in tested):
-            recalls = {name: [test["recall"].get(name) for test in tested] for name in tested[0]["recall"]}
-            together["recall"] = {
-                name: None if None in values else float(np.mean(values)) for name, values in recalls.items()
-            }
-        if all("confusion" in test for test in tested):
-            together["confusion"] = np.sum([test["confusion"] for test in tested], axis=0).tolist()
-        return {"num_test": tested[0].get("num_test"), **together}
-
-    def estimate(self, figure: str) -> Estimate | None:
-        """Mean of a figure over the graders that have it, with the 95 % interval; None where none has."""
-        values = [test[figure] for test in self.tests if figure in test]
-        return t_interval(values) if values else None
-
-    def difference(self, other: "Arm", figure: str) -> Estimate | None:
-        """Mean of its figure minus the other's, seed by seed; None where they share no seed."""
-        pairs = zip(self.tests, other.tests)
-        values = [mine[figure] - theirs[figure] for mine, theirs in pairs if figure in mine and figure in theirs]
-        return t_interval(values) if values else None
-
-    @property
-    def num_per_class(self) -> dict[str, int]:
-        """Test images of each severity; {} where the arm has no confusion matrix."""
-        confusion = next((test["confusion"] for test in self.tests if "confusion" in test), [])
-        return {name: sum(row) for name, row in zip(self.classes, confusion)}
-
-    @property
-    def commonest_share(self) -> float | None:
-        """Accuracy in [0, 1] of a grader that always answers the commonest severity of the test split."""
-        counts = self.num_per_class.values()
-        return max(counts) / sum(counts) if sum(counts) else None
 
 
 @dataclass(frozen=True)
@@ -108,6 +45,7 @@ class Stage:
         environment: environment.json; {} without one.
         samples: pictures in samples/, sorted by name.
         table: the image table a prepare or generate run made; None for the others.
+        predictions: what a grader's run said of every validation and test image; None without.
     """
 
     name: str
@@ -124,6 +62,7 @@ class Stage:
     environment: dict
     samples: tuple[Path, ...]
     table: ImageTable | None
+    predictions: Predictions | None
 
     @property
     def is_gan(self) -> bool:
@@ -148,20 +87,46 @@ class Study:
         question: what it asks, in one sentence.
         seed: of all stages that are not one for each seed; None if study.json does not say.
         seeds: those that its arms were repeated with; () for a study of one seed.
+        backbones: of a study that has its arms with several; () for the others.
         baseline: name of the arm that the others are compared with, the first one if study.json does not say.
         run: the study's own folder, relative to the folder that holds runs/, for people to find it.
         stages: in the order in which they run.
         arms: in the study's order, which is not a ranking.
+        left_out: graders of seeds that not all arms have, so that nothing here speaks of them.
     """
 
     name: str
     question: str
     seed: int | None
     seeds: tuple[int, ...]
+    backbones: tuple[str, ...]
     baseline: str
     run: str
     stages: tuple[Stage, ...]
     arms: tuple[Arm, ...]
+    left_out: tuple[str, ...] = ()
+
+    @cached_property
+    def compared(self) -> Contrasts:
+        """Every arm against its baseline."""
+        return compare(self.arms, self.baseline)
+
+    def is_baseline(self, arm: Arm) -> bool:
+        """Whether the arm is the one that others, of its backbone, are compared with."""
+        return baselines(self.arms, self.baseline).get(arm.group) is arm
+
+    def is_inflated(self, arm: Arm) -> bool:
+        """Whether its graders have seen more of the test set's people than those of its baseline."""
+        base = baselines(self.arms, self.baseline).get(arm.group)
+        return base is not None and arm.leaked_share > base.leaked_share
+
+    def role(self, arm: Arm) -> str:
+        """What an arm is for: "baseline", "null" and "leaked" (both test the instrument), or "": it is in question."""
+        if self.is_baseline(arm) and len(self.arms) > 1:
+            return "baseline"
+        if arm.null:
+            return "null"
+        return "leaked" if self.is_inflated(arm) else ""
 
     @cached_property
     def gans(self) -> tuple[Stage, ...]:
@@ -175,6 +140,11 @@ class Study:
     def realism(self) -> dict[str, dict]:
         """What each `evaluate` stage measured on its edited table, by the stage's name: {figure: value, low, high}."""
         return {stage.name: stage.metrics["realism"] for stage in self.stages if "realism" in stage.metrics}
+
+    @cached_property
+    def explained(self) -> tuple[Stage, ...]:
+        """The `explain` stages that are done."""
+        return tuple(stage for stage in self.stages if "explain" in stage.metrics)
 
     @cached_property
     def real(self) -> Stage | None:
@@ -226,18 +196,24 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
     about = json.loads((study_dir / "study.json").read_text(encoding="utf-8"))
     stages = tuple(_read_stage(name, entry, runs_dir) for name, entry in about["stages"].items())
     reported = _read_json(study_dir / "metrics.json").get("arms", {})
-    arms = tuple(_read_arm(name, names, stages, reported.get(name, {})) for name, names in about["arms"].items())
+    by_name, members = {stage.name: stage for stage in stages}, about.get("members", {})
+    arms = tuple(
+        _read_arm(name, names, by_name, reported.get(name, {}), members.get(name, {}))
+        for name, names in about["arms"].items()
+    )
     study_dir, runs_dir = study_dir.resolve(), runs_dir.resolve()
     inside = study_dir.is_relative_to(runs_dir)
     return Study(
         name=about["name"],
         question=about.get("question") or about["name"],
         seed=about.get("seed"),
-        seeds=tuple(about.get("seeds", ())),
+        seeds=tuple(about.get("seeds") or ()),
+        backbones=tuple(dict.fromkeys(arm.group for arm in arms if arm.group)),
         baseline=about.get("baseline") or next(iter(about["arms"]), ""),
         run=f"{runs_dir.name}/{study_dir.relative_to(runs_dir).as_posix()}" if inside else study_dir.name,
         stages=stages,
         arms=arms,
+        left_out=tuple(about.get("left_out", ())),
     )
 
 
@@ -264,6 +240,7 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
         state = "done" if (run_dir / "DONE").is_file() else "unfinished"
     config_text = _read_text(run_dir / "config.yaml") if run else ""
     has_table = bool(run) and (run_dir / "table" / "metadata.csv").is_file()
+    has_predictions = state == "done" and (run_dir / "predictions.parquet").is_file()
     return Stage(
         name=name,
         job=entry["job"],
@@ -279,25 +256,45 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
         environment=_read_json(run_dir / "environment.json") if run else {},
         samples=tuple(sorted((run_dir / "samples").glob("*.png"))) if run else (),
         table=_read_table(run_dir, runs_dir) if has_table else None,
+        predictions=read_predictions(run_dir / "predictions.parquet") if has_predictions else None,
     )
 
 
-def _read_arm(name: str, names: str | list[str], stages: tuple[Stage, ...], reported: dict) -> Arm:
-    """The graders' own metrics.json, or what the study noted of those whose runs have been removed."""
+def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict) -> Arm:
+    """The test figures recomputed from predictions; without these the graders' own metrics.json, or what the study
+    noted of those whose runs have been removed."""
     names = [names] if isinstance(names, str) else names
-    by_name = {stage.name: stage.metrics for stage in stages}
-    metrics = [by_name.get(stage, {}) for stage in names]
+    graders = [stages.get(stage) for stage in names]
+    metrics = [grader.metrics if grader is not None else {} for grader in graders]
+    predictions = [_of_test(grader.predictions) if grader is not None else None for grader in graders]
     by_seed = reported.get("by_seed", {key: [value] for key, value in reported.items()})
     noted = [{key: values[i] for key, values in by_seed.items()} for i in range(len(names))]
     known = next((each for each in metrics if each), {})
+    config = next((grader.config for grader in graders if grader is not None and grader.config), {})
+    permuted = config.get("balance", {}).get("permute_labels")
+    seeds = [grader.config.get("seed") if grader is not None else None for grader in graders]
     return Arm(
         name=name,
+        label=member.get("arm", name),
+        backbone=member.get("backbone") or config.get("model", {}).get("backbone") or "",
         stages=tuple(names),
-        tests=tuple({**of_study, **of_run.get("test", {})} for of_study, of_run in zip(noted, metrics, strict=True)),
+        seeds=tuple(range(len(names)) if None in seeds or len(set(seeds)) < len(seeds) else seeds),
+        tests=tuple(
+            figures(kept) if kept is not None else {**of_study, **of_run.get("test", {})}
+            for kept, of_study, of_run in zip(predictions, noted, metrics, strict=True)
+        ),
+        predictions=tuple(predictions),
         train=known.get("train", {}),
         lineage=known.get("lineage", {}),
         classes=tuple(known.get("classes", ())),
+        null="added" if permuted is True else permuted or "",
     )
+
+
+def _of_test(predictions: Predictions | None) -> Predictions | None:
+    """Those of the test split, None where it has not been graded."""
+    is_test = None if predictions is None else predictions.frame["split"] == "test"
+    return predictions.where(is_test.to_numpy()) if is_test is not None and is_test.any() else None
 
 
 def _read_table(run_dir: Path, runs_dir: Path) -> ImageTable:

@@ -20,24 +20,24 @@ from PIL import Image
 
 from acne_lab.data.table import replace_text
 from acne_lab.report import plots
-from acne_lab.report.collect import Arm, Stage, Study, init_from, read_study, without_machine_paths
+from acne_lab.report.collect import Stage, Study, init_from, read_study, without_machine_paths
+from acne_lab.report.grading import attribution_facts, grading_facts
 from acne_lab.report.parts import (
     NOT_RUN,
     SOURCE_NAMES,
     THUMBNAIL,
-    Drawing,
     Picture,
     as_drawing,
     counted,
     html_templates,
     markdown_templates,
-    score,
     shared_subjects,
     slug,
     thumbnails,
 )
-from acne_lab.report.reading import baseline, differences, estimated, known, reading, summary_lines
+from acne_lab.report.reading import answer, reading, summary_lines
 from acne_lab.report.realism import SHORT, comparison_rows
+from acne_lab.report.results import results_table
 
 NUM_CONTACT = 10  # training images shown of each severity
 NUM_BESIDE = 5  # images of each column where real and synthetic lie side by side
@@ -56,7 +56,9 @@ class Sheet:
 
 
 def write_report(study_dir: Path, runs_dir: Path) -> Path:
-    """Write `report.html`, `report.md` and `report_files/` into `study_dir` and return the page's path.
+    """Write the page of a study and return its path.
+
+    Beside `report.html` lie `report.md` with `report_files/` and, of a study with arms, `results.csv`.
 
     Args:
         study_dir: folder of the study's run (has study.json).
@@ -66,7 +68,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
         ValueError: `study_dir` has no study.json.
     """
     study_dir, runs_dir = Path(study_dir), Path(runs_dir)
-    facts = _facts(read_study(study_dir, runs_dir), runs_dir)
+    study = read_study(study_dir, runs_dir)
+    facts = _facts(study, runs_dir)
     aside = study_dir / f".report_files.{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -75,6 +78,8 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
     aside.rename(study_dir / "report_files")
     replace_text(study_dir / "report.md", markdown_templates().get_template("page.md.j2").render(facts))
     replace_text(study_dir / "report.html", html_templates().get_template("page.html.j2").render(facts))
+    if study.arms:
+        replace_text(study_dir / "results.csv", results_table(study).to_csv(index=False, float_format="%.6g"))
     return study_dir / "report.html"
 
 
@@ -83,121 +88,23 @@ def write_report(study_dir: Path, runs_dir: Path) -> Path:
 
 def _facts(study: Study, runs_dir: Path) -> dict:
     """Everything either template may name. A list without content means a section without a heading."""
-    curves = _grader_curves(study)
     return {
         "study": study,
         "summary": summary_lines(study),
-        "arms": [_arm_row(study, arm) for arm in study.arms],
-        "chance": 1 / len(study.classes) if study.classes else None,
-        "commonest": next((arm.commonest_share for arm in study.arms if arm.commonest_share), None),
-        "baseline": base.name if (base := baseline(study)) else None,
-        "arms_drawing": _arms_drawing(study),
+        "answer": answer(study),
+        **grading_facts(study),
+        "attribution": _attribution(study),
         "realism": comparison_rows(study.realism),
         "realism_heads": list(SHORT.values()),
-        "differences_drawing": _differences_drawing(study),
-        "one_test_set": len({arm.test["num_test"] for arm in study.arms if "num_test" in arm.test}) == 1,
         "reading": reading(study),
         "data": _data(study),
         "contact": _contact(study),
         "beside": _beside(study),
         "gans": [_gan(study, stage) for stage in study.gans],
         "further": _further(study),
-        "graders_drawing": as_drawing(
-            plots.grader_figure(curves), "graders", "Training curves of the graders: " + ", ".join(curves)
-        ),
-        "confusions": [_confusion(arm) for arm in study.arms if arm.test.get("confusion")],
         "environment": _environment(study, runs_dir),
         "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(study.classes))],
         "palette": plots.PALETTE,
-    }
-
-
-def _arm_row(study: Study, arm: Arm) -> dict:
-    return {
-        "name": arm.name,
-        "tested": bool(arm.test),
-        "balanced_accuracy": estimated(arm.estimate("balanced_accuracy")),
-        "difference": _difference(study, arm),
-        "accuracy": score(arm.test.get("accuracy")),
-        "macro_f1": score(arm.test.get("macro_f1")),
-        "num_test": known(arm.test.get("num_test")),
-        "recall": [_recall(arm, name) for name in study.classes],
-        "train_set": _train_set(study, arm),
-    }
-
-
-def _recall(arm: Arm, severity: str) -> str:
-    if "recall" not in arm.test:
-        return NOT_RUN
-    value = arm.test["recall"].get(severity)
-    return "-" if value is None else score(value)
-
-
-def _train_set(study: Study, arm: Arm) -> str:
-    """What the grader learned from as it says itself, or else what lies in the tables that its config names.
-
-    The second may be more than it learned from, hence "reads": a grader also names the table that tests it.
-    """
-    if arm.train:
-        return _by_source(arm.train["sources"]) if "sources" in arm.train else counted(arm.train["num_images"], "image")
-    stage = study.named(arm.stages[0])
-    tables = [other.table for other in study.inputs(stage) if other.table is not None] if stage is not None else []
-    if not tables:
-        return NOT_RUN
-    rows = pd.concat([table.select(split="train").rows for table in tables])
-    return f"reads {_by_source(rows['source'].value_counts(sort=False).to_dict())}"
-
-
-def _arms_drawing(study: Study) -> Drawing | None:
-    tested = [arm for arm in study.arms if arm.test.get("balanced_accuracy") is not None]
-    if not tested:
-        return None
-    figure = plots.arms_figure(
-        [arm.name for arm in tested],
-        balanced_accuracy=[arm.test["balanced_accuracy"] for arm in tested],
-        recall=[arm.test.get("recall", {}) for arm in tested],
-        classes=study.classes,
-        by_seed=[[test["balanced_accuracy"] for test in arm.tests if test] for arm in tested],
-        half_widths=[arm.estimate("balanced_accuracy").half_width for arm in tested],
-    )
-    words = "; ".join(f"{arm.name} {estimated(arm.estimate('balanced_accuracy'))}" for arm in tested)
-    return as_drawing(figure, "arms", f"Balanced accuracy of each arm: {words}")
-
-
-def _difference(study: Study, arm: Arm) -> str:
-    estimate = differences(study).get(arm.name)
-    return f"{100 * estimate.mean:+.1f} ± {100 * estimate.half_width:.1f}" if estimate else ""
-
-
-def _differences_drawing(study: Study) -> Drawing | None:
-    found, base = differences(study), baseline(study)
-    if not found:
-        return None
-    pairs = {arm.name: zip(arm.tests, base.tests) for arm in study.arms}
-    figure = plots.differences_figure(
-        list(found),
-        means=[100 * estimate.mean for estimate in found.values()],
-        by_seed=[
-            [100 * (a["balanced_accuracy"] - b["balanced_accuracy"]) for a, b in pairs[name] if a and b]
-            for name in found
-        ],
-        half_widths=[100 * estimate.half_width for estimate in found.values()],
-        label=f"points of balanced accuracy above “{base.name}”, seed by seed",
-    )
-    words = "; ".join(f"{arm.name} {_difference(study, arm)}" for arm in study.arms if arm.name in found)
-    return as_drawing(figure, "differences", f"Points of balanced accuracy above {base.name}: {words}")
-
-
-def _grader_curves(study: Study) -> dict[str, pd.DataFrame]:
-    """Training curves by the name of the arm, the mean over its seeds; those of other graders by their stage."""
-    frames = {stage.name: stage.curves for stage in study.graders if stage.curves is not None}
-    arm_of = {stage: arm.name for arm in study.arms for stage in arm.stages}
-    by_name: dict[str, list[pd.DataFrame]] = {}
-    for stage, frame in frames.items():
-        by_name.setdefault(arm_of.get(stage, stage), []).append(frame)
-    return {
-        name: same[0] if len(same) == 1 else pd.concat(same).groupby("epoch", as_index=False).mean()
-        for name, same in by_name.items()
     }
 
 
@@ -363,13 +270,12 @@ def _base_note(study: Study, stage: Stage) -> str:
     return f"Starts from the shipped base “{base.rsplit('/', 1)[-1]}”, which was not trained in this study."
 
 
-def _confusion(arm: Arm) -> dict:
-    rows = []
-    for name, counts in zip(arm.classes, arm.test["confusion"]):
-        total = sum(counts)
-        cells = [(count, count / total if total else 0.0) for count in counts]
-        rows.append((name, cells, total))
-    return {"name": arm.name, "classes": arm.classes, "rows": rows}
+def _attribution(study: Study) -> dict | None:
+    facts = attribution_facts(study)
+    if facts is not None:
+        for row in facts["rows"]:
+            row["pictures"] = _grids(row["pictures"])
+    return facts
 
 
 def _environment(study: Study, runs_dir: Path) -> dict:
@@ -407,7 +313,7 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
         (folder / f"{name}.{suffix}").write_bytes(data)
         files[name] = f"report_files/{name}.{suffix}"
 
-    drawings = [facts[f"{name}_drawing"] for name in ("arms", "differences", "graders")]
+    drawings = [facts[f"{name}_drawing"] for name in ("arms", "differences", "reliability", "graders")]
     drawings += [*(gan["drawing"] for gan in facts["gans"])]
     for drawing in drawings:
         if drawing is not None:
@@ -419,6 +325,10 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
             if any(images):
                 media_type, data = plots.encoded(plots.contact_sheet(images, side=THUMBNAIL // 2))
                 write(f"{name}-{column + 1}", media_type.split("/")[1], data)
+    for number, row in enumerate(facts["attribution"]["rows"] if facts["attribution"] else [], start=1):
+        for index, picture in enumerate(row["pictures"], start=1):
+            media_type, data = plots.encoded(picture.image)
+            write(f"attribution-{number}-{index}", media_type.split("/")[1], data)
     for gan in facts["gans"]:
         for index, grid in enumerate(gan["grids"], start=1):
             media_type, data = plots.encoded(grid.image)
@@ -427,10 +337,6 @@ def _write_pictures(facts: dict, folder: Path) -> dict[str, str]:
 
 
 # -------------------------------------------------------------------------------- words
-
-
-def _by_source(counts: dict[str, int]) -> str:
-    return " + ".join(f"{number:,} {source}" for source, number in counts.items())
 
 
 def _source_name(rows: pd.DataFrame) -> str:

@@ -145,7 +145,7 @@ def _environment_of_templates(**options) -> Environment:
         keep_trailing_newline=True,
         **options,
     )
-    environment.filters.update(duration=duration, score=score, slug=slug, fenced=_fenced)
+    environment.filters.update(duration=duration, score=score, slug=slug, fenced=_fenced, breakable=_breakable)
     return environment
 
 
@@ -154,6 +154,11 @@ def _escape_markdown(value: object) -> object:
         return value
     text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+
+
+def _breakable(name: str) -> Markup:
+    """A long name that a narrow column may break behind its underscores and slashes."""
+    return Markup(re.sub(r"([_/.])", r"\1<wbr>", str(escape(name))))
 
 
 def _fenced(text: str) -> Markup:

@@ -40,7 +40,7 @@ SERIES = [light for name, (light, _) in PALETTE.items() if name.startswith("seri
 RAMP = [light for name, (light, _) in PALETTE.items() if name.startswith("ramp")]
 
 WIDTH = 9.6  # inches; at the page's 960 px a point is 1.39 px
-_STYLE = {
+STYLE = {
     "font.size": 8.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -89,87 +89,6 @@ def ramp(num_classes: int) -> list[str]:
     return [RAMP[round(index)] for index in np.linspace(0, min(num_classes, len(RAMP)) - 1, num_classes)]
 
 
-def arms_figure(
-    arms: Sequence[str],
-    *,
-    balanced_accuracy: Sequence[float],
-    recall: Sequence[Mapping[str, float | None]],
-    classes: Sequence[str],
-    by_seed: Sequence[Sequence[float]] = (),
-    half_widths: Sequence[float | None] = (),
-) -> Figure:
-    """Balanced accuracy of each arm, in [0, 1], beside the recalls it is the mean of. First arm on top.
-
-    Of several seeds, `balanced_accuracy` and `recall` are means, `by_seed` the value of each seed, drawn as a dot, and
-    `half_widths` the intervals, drawn as a line.
-    """
-    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
-        figure, (axes,) = _grid(rows=1, columns=1, height=0.75 + 0.44 * len(arms))
-        heights = np.arange(len(arms))[::-1]
-        shifts = np.linspace(0.2, -0.2, len(classes))  # equal recalls must not hide each other
-        for name, colour, shift in zip(classes, ramp(len(classes)), shifts):
-            values = [np.nan if row.get(name) is None else row[name] for row in recall]
-            axes.plot(values, heights + shift, "o", color=colour, markersize=5, label=f"recall {_plain(name)}")
-        _seeds_and_intervals(axes, heights, balanced_accuracy, by_seed, half_widths)
-        axes.plot(
-            balanced_accuracy,
-            heights,
-            "|",
-            color=INK,
-            markersize=21,
-            markeredgewidth=2.4,
-            label="balanced accuracy",
-        )
-        chance = 1 / len(classes) if classes else None
-        if chance is not None:
-            axes.axvline(chance, color=MUTED, linewidth=1, linestyle=(0, (3, 3)), label="chance")
-        axes.set(xlim=(-0.015, 1.015), ylim=(-0.6, len(arms) - 0.4))
-        axes.set_yticks(heights, [_plain(name) for name in arms])
-        axes.tick_params(axis="y", labelcolor=INK)
-        _legend_below(figure, axes, columns=len(classes) + 2)
-        return figure
-
-
-def differences_figure(
-    arms: Sequence[str],
-    *,
-    means: Sequence[float],
-    by_seed: Sequence[Sequence[float]],
-    half_widths: Sequence[float | None],
-    label: str,
-) -> Figure:
-    """Differences to one arm, in points: of every seed, their mean and its interval. First arm on top."""
-    with rc_context({**_STYLE, "axes.grid.axis": "x"}):
-        figure, (axes,) = _grid(rows=1, columns=1, height=0.9 + 0.3 * len(arms))
-        heights = np.arange(len(arms))[::-1]
-        axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        _seeds_and_intervals(axes, heights, means, by_seed, half_widths)
-        axes.plot(means, heights, "|", color=INK, markersize=13, markeredgewidth=2.4, label="mean")
-        axes.set(ylim=(-0.6, len(arms) - 0.4), xlabel=label)
-        axes.set_yticks(heights, [_plain(name) for name in arms])
-        axes.tick_params(axis="y", labelcolor=INK)
-        _legend_below(figure, axes, columns=3)
-        return figure
-
-
-def _seeds_and_intervals(
-    axes: Axes,
-    heights: np.ndarray,
-    means: Sequence[float],
-    by_seed: Sequence[Sequence[float]],
-    half_widths: Sequence[float | None],
-) -> None:
-    known = [(m, y, half) for m, y, half in zip(means, heights, half_widths) if half is not None]
-    if known:
-        means, heights_of_known, halves = zip(*known)
-        axes.errorbar(
-            means, heights_of_known, xerr=halves, fmt="none", ecolor=MUTED, elinewidth=1.6, label="95 % interval"
-        )
-    dots = [(value, y) for values, y in zip(by_seed, heights) for value in values if len(values) > 1]
-    if dots:
-        axes.plot(*zip(*dots), "o", color=SERIES[0], markersize=4, markeredgewidth=0, label="one seed", zorder=3)
-
-
 def gan_figure(curves: pd.DataFrame) -> Figure | None:
     """Training curves of one GAN against thousands of images seen; None where `curves` has none of them."""
     panels = [
@@ -184,8 +103,8 @@ def gan_figure(curves: pd.DataFrame) -> Figure | None:
     if not panels or "images_seen" not in curves:
         return None
     rows = -(-len(panels) // 3)
-    with rc_context(_STYLE):
-        figure, cells = _grid(rows=rows, columns=3, height=2.15 * rows)
+    with rc_context(STYLE):
+        figure, cells = canvas(rows=rows, columns=3, height=2.15 * rows)
         for axes, (title, names, span) in zip(cells, panels):
             for (column, label), colour in zip(names.items(), SERIES):
                 known = curves[["images_seen", column]].dropna()
@@ -194,7 +113,7 @@ def gan_figure(curves: pd.DataFrame) -> Figure | None:
                     known[column],
                     color=colour,
                     label=label,
-                    **_dot_if_single(known),
+                    **dot_if_single(known),
                 )
             axes.set_title(title)
             if "(log)" in title and (curves[list(names)].max() > 0).all():
@@ -211,51 +130,17 @@ def gan_figure(curves: pd.DataFrame) -> Figure | None:
         return figure
 
 
-def grader_figure(curves: Mapping[str, pd.DataFrame]) -> Figure | None:
-    """Training curves of all graders ({name: metrics.csv}) against epochs; None where none has any."""
-    panels = (
-        ("Training loss", "train/loss"),
-        ("Validation loss", "val/loss"),
-        ("Validation balanced accuracy", "val/balanced_accuracy"),
-    )
-    panels = [panel for panel in panels if any(panel[1] in frame and "epoch" in frame for frame in curves.values())]
-    if not panels:
-        return None
-    with rc_context(_STYLE):
-        figure, cells = _grid(rows=1, columns=len(panels), height=2.6)
-        for axes, (title, column) in zip(cells, panels):
-            for index, (name, frame) in enumerate(curves.items()):
-                if column in frame and "epoch" in frame:
-                    known = frame[["epoch", column]].dropna()
-                    style = ("-", "--", ":")[index // len(SERIES) % 3]
-                    axes.plot(
-                        known["epoch"],
-                        known[column],
-                        color=SERIES[index % len(SERIES)],
-                        linestyle=style,
-                        label=_plain(name),
-                        **_dot_if_single(known),
-                    )
-            axes.set_title(title)
-            axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            if column == "val/balanced_accuracy":
-                axes.set_ylim(-0.02, 1.02)
-        _legend_below(figure, cells[0], columns=min(4, len(curves)))
-        return figure
-
-
 def realism_figure(areas: Mapping[str, Mapping[str, float]], scores: Mapping[str, np.ndarray]) -> Figure:
     """Areas under ROC curves (value, low, high) by name, controls muted, beside histograms of scores by set."""
-    with rc_context(_STYLE):
-        figure, (left, right) = _grid(rows=1, columns=2, height=2.5)
+    with rc_context(STYLE):
+        figure, (left, right) = canvas(rows=1, columns=2, height=2.5)
         heights = np.arange(len(areas))[::-1]
         for height, area, colour in zip(heights, areas.values(), (SERIES[1], *(len(areas) - 1) * [MUTED])):
             left.plot([area["low"], area["high"]], [height, height], color=colour, linewidth=2.4)
             left.plot(area["value"], height, "o", color=colour, markersize=7)
         left.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         left.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(areas) - 0.3), title="AUC; 0.5 is a coin")
-        left.set_yticks(heights, [_plain(name) for name in areas])
+        left.set_yticks(heights, [plain(name) for name in areas])
         left.tick_params(axis="y", labelcolor=INK)
         left.grid(visible=False)
         low, high = np.percentile(np.concatenate(list(scores.values())), (0.5, 99.5))
@@ -275,15 +160,15 @@ def counts_figure(counts: pd.DataFrame) -> Figure:
     """Images of each severity (rows, first on top), in parts (columns): shades of the severity's colour."""
     parts = list(counts.columns)
     shades = np.linspace(1, 0.32, len(parts)) if len(parts) > 1 else [1.0]
-    with rc_context({**_STYLE, "axes.grid": False}):
-        figure, (axes,) = _grid(rows=1, columns=1, height=0.62 + 0.36 * len(counts), width=0.55 * WIDTH)
+    with rc_context({**STYLE, "axes.grid": False}):
+        figure, (axes,) = canvas(rows=1, columns=1, height=0.62 + 0.36 * len(counts), width=0.55 * WIDTH)
         heights = np.arange(len(counts))[::-1]
         start = np.zeros(len(counts))
         for part, shade in zip(parts, shades):
             values = counts[part].to_numpy()
             axes.barh(heights, values, left=start, height=0.62, color=ramp(len(counts)), alpha=shade)
             if len(parts) > 1:
-                axes.barh(0, 0, color=MUTED, alpha=shade, label=_plain(str(part)))
+                axes.barh(0, 0, color=MUTED, alpha=shade, label=plain(str(part)))
             start = start + values
         for height, total in zip(heights, start):
             share = f"{100 * total / max(start.sum(), 1):.1f} %"
@@ -296,12 +181,12 @@ def counts_figure(counts: pd.DataFrame) -> Figure:
                 color=MUTED,
             )
         axes.set(xlim=(0, 1.22 * max(start.max(), 1)), ylim=(-0.6, len(counts) - 0.4))
-        axes.set_yticks(heights, [_plain(str(name)) for name in counts.index])
+        axes.set_yticks(heights, [plain(str(name)) for name in counts.index])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         if len(parts) > 1:
-            _legend_below(figure, axes, columns=len(parts))
+            legend_below(figure, axes, columns=len(parts))
         return figure
 
 
@@ -317,8 +202,8 @@ def subjects_figure(num_images: Sequence[int], confidence: Sequence[float] | Non
     """
     if max(num_images, default=0) <= 1 and confidence is None:
         return None
-    with rc_context(_STYLE):
-        figure, cells = _grid(rows=1, columns=1 if confidence is None else 2, height=2.3)
+    with rc_context(STYLE):
+        figure, cells = canvas(rows=1, columns=1 if confidence is None else 2, height=2.3)
         largest = 10
         sizes = np.minimum(np.asarray(num_images, dtype=int), largest)
         present = np.arange(1, max(4, sizes.max(initial=1)) + 1)
@@ -359,8 +244,8 @@ def lesions_figure(
     counted = any(len(counts) for counts in numbers.values())
     if not (len(sizes) or counted):
         return None
-    with rc_context(_STYLE):
-        figure, cells = _grid(rows=1, columns=2 if len(sizes) and counted else 1, height=2.75)
+    with rc_context(STYLE):
+        figure, cells = canvas(rows=1, columns=2 if len(sizes) and counted else 1, height=2.75)
         if len(sizes):
             _draw_sizes(cells[0], sizes, reference)
         if counted:
@@ -394,7 +279,7 @@ def _draw_numbers(axes: Axes, numbers: Mapping[str, np.ndarray]) -> None:
     edges = np.arange(0, largest + step + 1, step) - 0.5
     heights, below = [np.histogram(counts, edges)[0] for counts in numbers.values()], np.zeros(len(edges) - 1)
     for name, height, colour in zip(numbers, heights, ramp(len(numbers))):
-        axes.bar(edges[:-1], height, step * 0.9, bottom=below, align="edge", color=colour, label=_plain(name))
+        axes.bar(edges[:-1], height, step * 0.9, bottom=below, align="edge", color=colour, label=plain(name))
         below = below + height
     axes.set(title="Images by their number of lesions", xlabel="lesions on an image", xlim=(edges[0] - 0.5, edges[-1]))
     axes.yaxis.get_major_locator().set_params(integer=True)
@@ -409,7 +294,7 @@ def inline_svg(figure: Figure, *, name: str, description: str) -> str:
     """
     text = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
+    with rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(text, format="svg", metadata=metadata, transparent=True)
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
     svg = re.sub(r"<style [^>]*>.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
@@ -506,9 +391,9 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]
 
 def projection_figure(curve: pd.DataFrame) -> Figure:
     """Distance to the photograph at each step of a projection (columns step and distance)."""
-    with rc_context(_STYLE):
-        figure, (axes,) = _grid(rows=1, columns=1, height=2.6)
-        axes.plot(curve["step"], curve["distance"], color=SERIES[0], **_dot_if_single(curve))
+    with rc_context(STYLE):
+        figure, (axes,) = canvas(rows=1, columns=1, height=2.6)
+        axes.plot(curve["step"], curve["distance"], color=SERIES[0], **dot_if_single(curve))
         axes.set(title="Perceptual distance to the photograph", xlabel="step")
         axes.set_ylim(bottom=0)
         return figure
@@ -531,7 +416,7 @@ def data_uri(image: Image.Image) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _grid(*, rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+def canvas(*, rows: int, columns: int, height: float, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """A figure without pyplot, which keeps every figure alive until someone closes it."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
@@ -539,16 +424,16 @@ def _grid(*, rows: int, columns: int, height: float, width: float = WIDTH) -> tu
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
+def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.6)
 
 
-def _dot_if_single(points: pd.DataFrame) -> dict:
+def dot_if_single(points: pd.DataFrame) -> dict:
     """A line through one point is invisible."""
     return {"marker": "o", "markersize": 4} if len(points) == 1 else {}
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name from a file, drawn as it is: $ would start mathematics, a leading _ hides it from a legend."""
     return name.replace("$", r"\$").lstrip("_").strip() or "unnamed"

@@ -1,35 +1,99 @@
 """What the figures of a study say in plain words, and what they cannot say.
 
-With one seed nothing is decided: no test, no interval. With several each arm has the mean over its seeds with the 95 %
-interval, and its difference to the study's baseline, seed by seed.
+The answer comes first: which arms are better than the baseline, which are worse, which cannot be told from it. How that
+was decided is `comparison`'s; a difference that is not significant is called one. Arms that are there to test the
+instrument, with labels that say nothing or with people of the test set, never count as an answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from acne_lab.metrics.statistics import Estimate
-from acne_lab.report.collect import Arm, Stage, Study
+from acne_lab.report.arms import PRIMARY, Arm
+from acne_lab.report.collect import Stage, Study
+from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, WORSE, Contrast
 from acne_lab.report.parts import NOT_RUN, counted, duration, score, shared_subjects
+
+MANY_ARMS = 12  # from which on the summary names no score of each
+
+
+def answer(study: Study) -> list[str]:
+    """What the study answers, in a few sentences; [] of a study without two tested arms."""
+    compared = study.compared.labels or study.compared.arms
+    if not compared:
+        return []
+    arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
+    controls = {name for name in compared if study.role(arms[name]) in ("null", "leaked")}
+    asked = {name: each for name, each in compared.items() if name not in controls}
+    baseline = next(iter(compared.values())).baseline
+    over = f" over all {len(study.backbones)} backbones" if study.compared.labels else ""
+    said = []
+    better, worse, rest, untested = (
+        _by_size(asked, verdict) for verdict in (BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED)
+    )
+    if better:
+        said.append(f"Better than “{baseline}”{over}: {', '.join(_told(*each) for each in better)}.")
+    elif asked and len(untested) < len(asked):
+        said.append(f"No arm is shown to be better than “{baseline}”{over}.")
+    if worse:
+        said.append(f"Worse: {', '.join(_told(*each) for each in worse)}.")
+    if rest:
+        said.append(f"Not told apart from “{baseline}”: {', '.join(_untold(*each) for each in rest)}.")
+    if untested:
+        names = ", ".join(f"“{name}” {points(each.difference.mean)}" for name, each in untested)
+        said.append(f"Not tested, for want of predictions of both: {names} points.")
+    if len(study.seeds) < 2:
+        said.append("One seed: this compares these graders on these people, not the ways to train them.")
+    return said + _controls(study, {name: compared[name] for name in compared if name in controls}, arms)
+
+
+def _by_size(compared: Mapping[str, Contrast], verdict: str) -> list[tuple[str, Contrast]]:
+    found = [(name, each) for name, each in compared.items() if each.verdict == verdict]
+    return sorted(found, key=lambda pair: pair[1].difference.mean, reverse=True)
+
+
+def _told(name: str, each: Contrast) -> str:
+    return f"“{name}” by {100 * abs(each.difference.mean):.1f} points ({interval(each)}, p {probability(each.p_holm)})"
+
+
+def _untold(name: str, each: Contrast) -> str:
+    return f"“{name}” ({points(each.difference.mean)} points, {interval(each)}, p {probability(each.p_holm)})"
+
+
+def _controls(study: Study, compared: Mapping[str, Contrast], arms: Mapping[str, Arm]) -> list[str]:
+    """What the arms say that test the instrument: it must find nothing where there is nothing, and a leak must show."""
+    said = []
+    for name, each in compared.items():
+        same = [arm for arm in study.arms if name in (arm.name, arm.label)]
+        by = f"{points(each.difference.mean)} points, {each.verdict}"
+        if arms[name].null == "all":
+            means = [arm.estimate(PRIMARY).mean for arm in same if arm.estimate(PRIMARY)]
+            said.append(
+                f"The null “{name}” learned from labels dealt anew: {score(sum(means) / len(means))}, "
+                f"chance {score(1 / len(study.classes))}."
+            )
+        elif arms[name].null:
+            said.append(f"The null “{name}” ({by}) got as many images, their labels dealt anew.")
+        else:
+            share = max(arm.leaked_share for arm in same)
+            said.append(
+                f"“{name}” ({by}) has seen the people of {100 * share:.0f} % of the test images: what a leak does, not "
+                "what an arm can."
+            )
+    return said
 
 
 def summary_lines(study: Study) -> list[str]:
-    """What the study job prints and the page begins with: at most five lines."""
-    tested = [arm for arm in study.arms if arm.test]
-    lines = [
-        f"{study.name}: {counted(len(study.arms), 'arm')}, "
-        f"{counted(len(study.classes), 'severity', 'severities')}, {_seeds(study)}"
-    ]
-    if tested:
-        one_test_set = len({arm.test.get("num_test") for arm in tested}) == 1
-        where = f" on {known(tested[0].test.get('num_test'))} test images" if one_test_set else ""
-        if len(study.seeds) > 1:
-            where += f", mean ± 95 % interval over {len(study.seeds)} seeds"
-        scores = [
-            f"{arm.name} {estimated(arm.estimate('balanced_accuracy'))}"
-            + ("" if one_test_set else f" on {known(arm.test.get('num_test'))}")
-            for arm in tested
-        ]
-        chance = f" (chance {score(1 / len(study.classes))})" if study.classes else ""
-        lines.append(f"balanced accuracy{where}{chance}: {', '.join(scores)}")
+    """What the study job prints, the answer among it."""
+    what = [counted(len(study.arms), "arm")] if study.arms else []
+    if study.backbones:
+        what.append(counted(len(study.backbones), "backbone"))
+    if study.realism:
+        what.append(counted(len(study.realism), "set of edits", "sets of edits"))
+    what += [counted(len(study.classes), "severity", "severities")] if study.classes else []
+    lines = [f"{study.name}: {', '.join([*what, _seeds(study)])}"]
+    if scores := _scores(study):
+        lines.append(scores)
+    lines += answer(study)
     areas = {name: figures["auc"]["value"] for name, figures in study.realism.items() if "auc" in figures}
     if areas:
         words = ", ".join(f"{name} {score(area)}" for name, area in areas.items())
@@ -42,28 +106,52 @@ def summary_lines(study: Study) -> list[str]:
     return lines
 
 
+def _scores(study: Study) -> str:
+    """Balanced accuracy of every arm; of many arms, of the baseline with every backbone."""
+    tested = [arm for arm in study.arms if arm.estimate(PRIMARY)]
+    if not tested:
+        return ""
+    one_test_set = len({arm.test.get("num_test") for arm in tested}) == 1
+    where = f" on {known(tested[0].test.get('num_test'))} test images" if one_test_set else ""
+    if len(study.seeds) > 1:
+        where += f", mean ± 95 % interval over {len(study.seeds)} seeds"
+    chance = f" (chance {score(1 / len(study.classes))})" if study.classes else ""
+    whose = ""
+    if len(tested) > MANY_ARMS and (shown := [arm for arm in tested if study.is_baseline(arm)]):
+        tested, whose = shown, f" of “{shown[0].label}”"
+    words = [
+        f"{arm.name if not whose else arm.group or arm.name} {estimated(arm.estimate(PRIMARY))}"
+        + ("" if one_test_set else f" on {known(arm.test.get('num_test'))}")
+        for arm in tested
+    ]
+    return f"balanced accuracy{whose}{where}{chance}: {', '.join(words)}"
+
+
 def reading(study: Study) -> list[str]:
     """What the numbers say in plain words, and what they cannot say."""
-    tested = [arm for arm in study.arms if arm.test.get("balanced_accuracy") is not None]
+    tested = [arm for arm in study.arms if arm.test.get(PRIMARY) is not None]
     said = []
-    if len(tested) > 1:
-        ranked = sorted(tested, key=lambda arm: arm.test["balanced_accuracy"], reverse=True)
+    fair = [arm for arm in tested if not study.is_inflated(arm)]
+    if len(fair) > 1:
+        ranked = sorted(fair, key=lambda arm: arm.test[PRIMARY], reverse=True)
         top, second, last = ranked[0], ranked[1], ranked[-1]
-        gap = top.test["balanced_accuracy"] - second.test["balanced_accuracy"]
+        gap = top.test[PRIMARY] - second.test[PRIMARY]
         said.append(
-            f"Highest balanced accuracy: “{top.name}” ({score(top.test['balanced_accuracy'])}), "
+            f"Highest balanced accuracy: “{top.name}” ({score(top.test[PRIMARY])}), "
             f"{100 * gap:.1f} points above “{second.name}”"
-            + (f"; lowest: “{last.name}” ({score(last.test['balanced_accuracy'])})." if last is not second else ".")
+            + (f"; lowest: “{last.name}” ({score(last.test[PRIMARY])})." if last is not second else ".")
+            + " A rank is no finding: whether a difference can be told from luck is said in the table."
         )
     if study.classes:
         chance = 1 / len(study.classes)
-        low = [arm.name for arm in tested if arm.test["balanced_accuracy"] <= chance]
+        low = [arm.name for arm in tested if arm.test[PRIMARY] <= chance]
         if low:
             said.append(f"At or below chance ({score(chance)}), so learned nothing of use: {_quoted(low)}.")
     missing = [arm.name for arm in study.arms if arm not in tested]
     if missing:
         said.append(f"Not run or not finished: {_quoted(missing)}. The comparison is incomplete.")
     said += _of_seeds(study, tested) if len(study.seeds) > 1 else [_of_one_seed(study)]
+    said += _of_people(study)
     said += _grain(tested)
     learned = [arm.train["num_images"] for arm in tested if "num_images" in arm.train]
     if len(set(learned)) > 1:
@@ -74,7 +162,10 @@ def reading(study: Study) -> list[str]:
     said += _budget(study)
     sizes = {arm.test.get("num_test") for arm in tested}
     if len(sizes) > 1:
-        said.append("The arms were tested on different numbers of images, so their scores do not compare.")
+        said.append(
+            "The arms were tested on different numbers of images, so their scores do not compare; a difference with a "
+            "p is of the images that both were tested on."
+        )
     said += _lineage_of_arms(study)
     if study.uses_toy_images:
         said.append(
@@ -90,30 +181,35 @@ def reading(study: Study) -> list[str]:
     return said
 
 
-def differences(study: Study) -> dict[str, Estimate]:
-    """arm -> its balanced accuracy minus that of the baseline, seed by seed; {} of one seed."""
-    base = baseline(study)
-    if base is None:
-        return {}
-    others = [arm for arm in study.arms if arm is not base]
-    found = {arm.name: arm.difference(base, "balanced_accuracy") for arm in others}
-    return {name: estimate for name, estimate in found.items() if estimate and estimate.half_width is not None}
+# -------------------------------------------------------------------------------- how figures are written
 
 
-def baseline(study: Study) -> Arm | None:
-    """The arm that the others are compared with; None where one seed, or one arm, allows no comparison."""
-    if len(study.seeds) < 2 or len(study.arms) < 2:
-        return None
-    return next(arm for arm in study.arms if arm.name == study.baseline)
-
-
-def estimated(estimate: Estimate | None) -> str:
-    """A share in [0, 1], with the half width of its interval where it has one; `NOT_RUN` where there is none."""
+def estimated(estimate: Estimate | None, digits: int = 3) -> str:
+    """A figure, with the half width of its interval where it has one; `NOT_RUN` where there is none."""
     if estimate is None:
         return NOT_RUN
-    if estimate.half_width is None:
-        return score(estimate.mean)
-    return f"{score(estimate.mean)} ± {score(estimate.half_width)}"
+    mean = f"{estimate.mean:.{digits}f}"
+    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:.{digits}f}"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(each: Contrast) -> str:
+    """That of a difference over seeds, in points; of one seed that over people."""
+    mean, half = each.difference.mean, each.difference.half_width
+    if half is not None:
+        return f"{points(mean - half)} to {points(mean + half)}"
+    return "no interval" if each.people is None else f"{points(each.people[0])} to {points(each.people[1])}"
+
+
+def probability(p: float | None) -> str:
+    """A p value with three digits; "" where there is none."""
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _seeds(study: Study) -> str:
@@ -129,28 +225,45 @@ def _of_one_seed(study: Study) -> str:
 
 
 def _of_seeds(study: Study, tested: Sequence[Arm]) -> list[str]:
-    """What can be said of several seeds: which arms differ from the baseline by more than the luck of training."""
+    """What intervals over seeds hold, and which arms have fewer."""
     said = [
         f"Each arm was trained {len(study.seeds)} times, with the seeds {', '.join(map(str, study.seeds))}; “±” is "
         "half the 95 % interval of the mean (Student's t over seeds). It holds the luck of training and nothing else: "
         "all were tested on the same images, and other people in the test set would move all arms."
     ]
-    incomplete = [arm.name for arm in tested if sum(map(bool, arm.tests)) < len(arm.tests)]
+    incomplete = [arm.name for arm in tested if arm.num_tested < len(arm.tests)]
     if incomplete:
         said.append(f"Not all seeds have been tested, so the means are of fewer: {_quoted(incomplete)}.")
-    if compared := differences(study):
-        above = [name for name, each in compared.items() if each.excludes_zero and each.mean > 0]
-        below = [name for name, each in compared.items() if each.excludes_zero and each.mean < 0]
-        rest = [name for name in compared if name not in (*above, *below)]
-        words = [
-            f"{verdict}: {_quoted(names)}"
-            for verdict, names in (("better", above), ("worse", below), ("not told apart", rest))
-            if names
-        ]
+    if study.left_out:
         said.append(
-            f"Against “{study.baseline}”, seed by seed, at 95 %: {'; '.join(words)}. "
-            f"Of {counted(len(compared), 'comparison')} each errs in one case of twenty by chance alone."
+            f"{counted(len(study.left_out), 'grader')} of seeds that not all arms have are left out: "
+            f"{_quoted(study.left_out[:5])}{' and more' if len(study.left_out) > 5 else ''}."
         )
+    return said
+
+
+def _of_people(study: Study) -> list[str]:
+    """How differences were tested; which figures could not be recomputed."""
+    said = []
+    families = [family for family in (study.compared.labels, study.compared.arms) if family]
+    tested = [each for family in families for each in family.values() if each.p is not None]
+    if tested:
+        numbers = [sum(each.p is not None for each in family.values()) for family in families]
+        sizes = " and of ".join(counted(number, "comparison") for number in numbers)
+        fewest, most = min(e.num_people for e in tested), max(e.num_people for e in tested)
+        people = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+        said.append(
+            f"p: the two arms' answers are swapped person by person ({people} people, all seeds together), "
+            "and p is how often chance makes as large a difference of balanced accuracy. “p, Holm” is corrected for "
+            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval "
+            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may "
+            "be."
+        )
+    noted = [arm.name for arm in study.arms if arm.num_noted]
+    if noted and len(noted) == sum(bool(arm.test) for arm in study.arms):
+        said.append("No grader has left its predictions, so all figures are as the runs noted them, and untested.")
+    elif noted:
+        said.append(f"As the runs noted them, not recomputed, for want of predictions: {_quoted(noted)}.")
     return said
 
 
@@ -180,7 +293,8 @@ def _lineage_of_arms(study: Study) -> list[str]:
             f"have seen is not known: {_quoted(untold)}. data.subject_pattern, a column subject or data.subjects=faces "
             "tell."
         )
-    leaked = sorted({arm.lineage["leaked_share"] for arm in study.arms if arm.lineage.get("leaked_share")})
+    fair = [arm for arm in study.arms if not study.is_inflated(arm)]
+    leaked = sorted({arm.leaked_share for arm in fair if arm.leaked_share})
     if leaked:
         shares = " to ".join(f"{100 * share:.1f} %" for share in dict.fromkeys((leaked[0], leaked[-1])))
         said.append(

@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from acne_lab.data.photo import border_colour, fit_square, read_photo
+from acne_lab.data.photo import border_colour, fit_boxes, fit_square, read_photo
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -202,3 +202,28 @@ def test_resize_is_antialiased():
 def test_an_unknown_fit_is_refused():
     with pytest.raises(ValueError, match="crop, pad or stretch"):
         fit_square(Image.new("RGB", (2, 2)), 2, "squash")
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(300, 200), (200, 301), (160, 160), (97, 333)])
+@pytest.mark.parametrize("resolution", [64, 250])
+def test_boxes_go_where_their_pixels_go(fit, size, resolution):
+    """A red square on black: its share of each column and row of the result says where its edges are."""
+    photo = np.zeros((size[1], size[0], 3), np.uint8)
+    x0, y0, x1, y1 = (size[0] // 2 - 31, size[1] // 2 - 22, size[0] // 2 + 17, size[1] // 2 + 40)
+    photo[y0:y1, x0:x1, 0] = 255
+    red = np.asarray(fit_square(Image.fromarray(photo), resolution, fit))[..., 0].astype(float) / 255
+    ((left, top, right, bottom),) = fit_boxes([(x0, y0, x1, y1)], size, resolution, fit)
+    places = np.arange(resolution) + 0.5
+    across, down = red.sum(axis=0), red.sum(axis=1)
+    assert (places @ across / across.sum(), places @ down / down.sum()) == pytest.approx(
+        ((left + right) / 2, (top + bottom) / 2), abs=0.1
+    )
+    assert (right - left) * (bottom - top) == pytest.approx(red.sum(), rel=0.01)
+
+
+def test_boxes_beyond_a_crop_lie_beyond_it():
+    assert fit_boxes([(0, 0, 10, 10)], (300, 100), 50, "crop").tolist() == [[-50, 0, -45, 5]]
+    assert fit_boxes(np.empty((0, 4)), (300, 100), 50, "pad").shape == (0, 4)
+    with pytest.raises(ValueError, match="crop, pad or stretch"):
+        fit_boxes([(0, 0, 1, 1)], (9, 9), 8, "fill")
