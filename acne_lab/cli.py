@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 VERBS = {
     "prepare": "build an image table: read, check, split (data=toy|folder|acne04|acnegan)",
-    "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader)",
+    "train": "train a GAN or a grader (experiment=gan_base|gan_severity|grader|probe)",
     "generate": "sample a data set from GANs (run=... num_images=...), or draw their latent space (mode=walk)",
     "balance": "fill the rare severities of a table with edits of its photographs (table=... balance=acnedit)",
     "evaluate": "how real the edits of a balance run are, and what gives them away (table=RUN)",

@@ -297,15 +297,19 @@ class GraderData(pl.LightningDataModule):
         self.std = std
 
     @property
-    def class_counts(self) -> Tensor:
-        """Training images of each class, int64 [C]."""
-        labels = np.concatenate([table.labels for table, _ in self.train])
-        return torch.from_numpy(np.bincount(labels, minlength=len(self.classes)))
+    def labels(self) -> Tensor:
+        """Of the training images, int64 [N]."""
+        return torch.from_numpy(np.concatenate([table.labels for table, _ in self.train]))
 
     @property
-    def knows_counts(self) -> bool:
-        """Whether the lesions of any training image have been counted."""
-        return any(np.isfinite(table.lesion_counts).any() for table, _ in self.train)
+    def counts(self) -> Tensor:
+        """Lesions of the training images, float32 [N], NaN where unknown."""
+        return torch.from_numpy(np.concatenate([table.lesion_counts for table, _ in self.train]))
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Training images of each class, int64 [C]."""
+        return self.labels.bincount(minlength=len(self.classes))
 
     def train_dataloader(self) -> DataLoader:
         batches = GraderBatches(

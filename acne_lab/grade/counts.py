@@ -13,6 +13,8 @@ from torch import Tensor
 from acne_lab.data.acne04 import HAYASHI_BANDS
 
 NUM_BINS = 65  # counts 1 to 65: all that ACNE04 has (Wu et al., ICCV 2019)
+MOST_OTHERS = 0.25  # share of images whose grade may differ from that of their count: labels have errors
+WITHOUT_COUNTS = "head=softmax, focal, coral or corn"
 _LARGEST = (*HAYASHI_BANDS[:-1], NUM_BINS)
 BINS_PER_GRADE = [high - low for low, high in zip((0, *_LARGEST), _LARGEST)]
 _ROOT_LOW = [math.sqrt(0 if largest is None else largest + 1) for largest in (None, *HAYASHI_BANDS[:-1])]
@@ -25,7 +27,28 @@ def require_hayashi(num_classes: int, head: str) -> None:
     if num_classes != len(HAYASHI_BANDS):
         raise ValueError(
             f"head={head} reads grades off lesion counts by Hayashi's {len(HAYASHI_BANDS)} bands, the data has "
-            f"{num_classes} classes: choose head=softmax, focal, coral or corn"
+            f"{num_classes} classes: choose {WITHOUT_COUNTS}"
+        )
+
+
+def require_counts(labels: Tensor, counts: Tensor) -> None:
+    """Raise a ValueError unless some training images are counted and their grades are those of Hayashi's bands.
+
+    Args:
+        labels: [N] int64 in 0..3.
+        counts: [N] lesions, NaN where unknown.
+    """
+    known = counts.isfinite()
+    if not known.any():
+        raise ValueError(
+            "this head learns from lesion counts, and no training image has one: fill the column lesions of the "
+            f"table, or choose {WITHOUT_COUNTS}"
+        )
+    bands = torch.bucketize(counts[known], torch.tensor(HAYASHI_BANDS[:-1], dtype=counts.dtype))
+    if (others := (bands != labels[known]).float().mean()) > MOST_OTHERS:
+        raise ValueError(
+            f"this head reads grades off lesion counts by Hayashi's bands (up to 5, 20, 50, more), and {others:.0%} of "
+            f"the counted training images have another grade than that: choose {WITHOUT_COUNTS}"
         )
 
 

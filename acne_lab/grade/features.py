@@ -1,7 +1,7 @@
 """What a backbone sees in the images of a table, computed once and kept.
 
 The file's address is a hash of everything that decides its content: the packed pixels, the backbone's weights, how it
-is built and what happens to images before it. So it is never stale, and processes share it. Deleting it costs time only.
+is built and what happens to images before it. So it is never stale, and processes share it; deleting it costs time.
 """
 
 import hashlib

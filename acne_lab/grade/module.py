@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from acne_lab.data.module import GraderData
 from acne_lab.grade import finetune
 from acne_lab.grade.backbone import build_backbone, data_config
+from acne_lab.grade.counts import require_counts
 from acne_lab.grade.heads import built, plain
 from acne_lab.grade.losses import inverse_frequency
 from acne_lab.grade.mixup import mixup
@@ -197,13 +198,10 @@ class Grader(pl.LightningModule):
         """Take from the training images what the loss needs to know before it sees one.
 
         Raises:
-            ValueError: the head learns from lesion counts, and there is none.
+            ValueError: the head learns from lesion counts, and cannot from these.
         """
-        if self.head.uses_counts and not data.knows_counts:
-            raise ValueError(
-                "this head learns from lesion counts, and no training image has one: fill the column lesions of the "
-                "table, or choose head=softmax, focal, coral or corn"
-            )
+        if self.head.uses_counts:
+            require_counts(data.labels, data.counts)
         if self.class_weighted:
             self.class_weights.copy_(inverse_frequency(data.class_counts))
 

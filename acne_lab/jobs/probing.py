@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -32,13 +31,14 @@ class SeenData:
 
     Args:
         data: the images.
-        grader: in evaluation, on the device on which to compute.
+        grader: in evaluation.
         config: of the job.
+        device: to compute on.
     """
 
-    def __init__(self, data: GraderData, grader: Grader, config: dict) -> None:
+    def __init__(self, data: GraderData, grader: Grader, config: dict, *, device: torch.device) -> None:
         self.train, self.val, self.test, self.classes = data.train, data.val, data.test, data.classes
-        self.grader, self.config = grader, config
+        self.grader, self.config, self.device = grader, config, device
 
     def features(self, *parts: Part) -> Features:
         """Of all images of tables, one behind the other."""
@@ -56,7 +56,8 @@ class SeenData:
     def _of(self, part: Part) -> Tensor:
         data = self.config["data"]
         key = pack_key(part[0], resolution=data["resolution"], fit=data["fit"])
-        return kept_features(self.grader, part, pixels_key=key, cache_dir=Path(self.config["runs_dir"]) / "features")
+        cache_dir = Path(self.config["runs_dir"]) / "features"
+        return kept_features(self.grader.to(self.device), part, pixels_key=key, cache_dir=cache_dir)
 
     def _in_row_order(self, part: Part) -> DataLoader:
         return DataLoader(TensorDataset(*self.features(part)), batch_size=1024)
@@ -68,7 +69,6 @@ def fit_heads(grader: Grader, data: GraderData, config: dict, run: Run) -> tuple
     Returns:
         the logger (see `run_logger`), a trainer, and the data to predict for.
     """
-    check_recipe(config)
     grader.check(data)
     grader.learn_from(data)
     logger = run_logger(config, run, x="epoch")
@@ -76,8 +76,8 @@ def fit_heads(grader: Grader, data: GraderData, config: dict, run: Run) -> tuple
         trainer = build(
             config["trainer"], logger=logger or False, enable_checkpointing=False, default_root_dir=run.path
         )
-        seen = SeenData(data, grader.to(trainer.strategy.root_device).eval(), config)
-        found = best_head(grader.cpu(), data, seen, config)
+        seen = SeenData(data, grader.eval(), config, device=trainer.strategy.root_device)
+        found = best_head(grader, seen, config)
         write_probe(found, grader, run)
         for row in found.curve.to_dict("records") if logger else ():
             logger.log_metrics(row, step=int(row["epoch"]))
@@ -96,25 +96,21 @@ def check_recipe(config: dict) -> None:
         )
 
 
-def best_head(grader: Grader, data: GraderData, seen: SeenData, config: dict) -> Probe:
+def best_head(grader: Grader, seen: SeenData, config: dict) -> Probe:
     """The heads of the grid, trained on the features; see `probe` for how one is chosen."""
     grid, loader, num_epochs = config["probe"], config["loader"], config["trainer"]["max_epochs"]
-    train, val = seen.features(*data.train), seen.features(data.val)
-    steps = (loader["epoch_size"] or len(train.labels)) // loader["batch_size"]
-    num_images = steps * loader["batch_size"]
+    train, val = seen.features(*seen.train), seen.features(seen.val)
+    epoch_size, batch_size = loader["epoch_size"] or len(train.labels), loader["batch_size"]
+    steps = epoch_size // batch_size
 
     def order(seed: int, epoch: int) -> Tensor:
         """As a grader with this seed would see the images."""
-        order = epoch_order(
-            train.labels,
-            loader["epoch_size"] or len(train.labels),
-            balanced=loader["balanced"],
-            generator=seeded(seed, epoch),
-        )
-        return order[:num_images].view(steps, -1)
+        generator = seeded(seed, epoch)
+        rows = epoch_order(train.labels, epoch_size, balanced=loader["balanced"], generator=generator)
+        return rows[: steps * batch_size].view(steps, batch_size)
 
     return probe(
-        partial(build(config["model"]["head"]), num_features=train.features.shape[1], num_classes=len(data.classes)),
+        partial(build(config["model"]["head"]), num_features=train.features.shape[1], num_classes=len(seen.classes)),
         train,
         val,
         lrs=grid["lrs"],
@@ -124,7 +120,7 @@ def best_head(grader: Grader, data: GraderData, seen: SeenData, config: dict) ->
         num_epochs=num_epochs,
         optimizer=grader.optimizer,
         factor=grader.schedule(num_steps=steps * num_epochs, steps_per_epoch=steps),
-        class_weights=grader.class_weights,
+        class_weights=grader.class_weights.cpu(),
         drop_rate=grader.dropout.p,
     )
 
@@ -135,14 +131,9 @@ def write_probe(found: Probe, grader: Grader, run: Run) -> None:
     write_text(run.path / "heads.csv", found.heads.to_csv(index=False))
     write_text(run.path / "metrics.csv", found.curve.to_csv(index=False))
     best = {
-        "state_dict": grader.state_dict(),
+        "state_dict": grader.cpu().state_dict(),
         "hyper_parameters": dict(grader.hparams),
         "epoch": found.chosen["epoch"] - 1,  # counted from 0, as Lightning does
         "pytorch-lightning_version": pl.__version__,
     }
     AtomicCheckpointIO().save_checkpoint(best, str(run.path / "checkpoints" / "best.ckpt"))
-
-
-def about_heads(run: Run) -> dict:
-    """What metrics.json says of the heads: how many there were."""
-    return {"num_heads": len(pd.read_csv(run.path / "heads.csv"))}

@@ -29,7 +29,7 @@ from acne_lab.grade.backbone import check_name, weights_path
 from acne_lab.jobs.balance import added_rows, dealt_anew
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.prepare import table_of
-from acne_lab.jobs.probing import fit_heads
+from acne_lab.jobs.probing import check_recipe, fit_heads
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import figures_with_intervals
@@ -46,6 +46,8 @@ def train_grader(config: dict) -> Run:
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
     check_name(config["model"]["backbone"])
+    if config["probe"]:
+        check_recipe(config)
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (

@@ -1,7 +1,5 @@
 """Exported generators compute our images, for other batches and psi than they were traced with."""
 
-import sys
-
 import pytest
 import torch
 
@@ -70,9 +68,3 @@ def test_onnx_is_close(tmp_path):
         given = inputs(G, n, psi)
         [images] = session.run(None, {name: x.numpy() for name, x in given.items()})
         torch.testing.assert_close(torch.from_numpy(images), Exported(G)(*given.values()), atol=1e-4, rtol=1e-4)
-
-
-def test_onnx_without_its_packages(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ValueError, match=r"needs onnxscript: pip install 'acne-lab\[export\]'"):
-        to_onnx(generator(), tmp_path / "x.onnx")

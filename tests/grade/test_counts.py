@@ -15,6 +15,7 @@ from acne_lab.grade.counts import (
     between,
     count_distribution,
     count_intervals,
+    require_counts,
     require_hayashi,
 )
 
@@ -83,6 +84,17 @@ def test_the_likeliest_band_is_that_of_the_count(count):
 
 def test_between_by_hand():
     np.testing.assert_allclose(between(torch.tensor([[0.9, 0.5, 0.2]])), [[0.1, 0.4, 0.3, 0.2]], rtol=1e-6)
+
+
+def test_counts_that_teach_nothing_are_refused():
+    labels = torch.tensor([0, 1, 2, 3, 3])
+    require_counts(labels, torch.tensor([0.0, 20.0, 21.0, 51.0, float("nan")]))  # ends of the bands
+    require_counts(labels, torch.tensor([float("nan")] * 4 + [66.0]))
+    with pytest.raises(ValueError, match=r"no training image has one: fill the column lesions .* choose head=softmax"):
+        require_counts(labels, torch.full((5,), float("nan")))
+    healthy_first = torch.tensor([0.0, 3.0, 12.0, 30.0, float("nan")])  # of healthy, mild, moderate, severe
+    with pytest.raises(ValueError, match=r"75% of the counted training images have another grade than that: choose"):
+        require_counts(labels, healthy_first)
 
 
 def test_other_grades_than_hayashis_are_refused():

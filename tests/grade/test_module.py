@@ -30,7 +30,7 @@ def dotted_faces(num, seed=0):
     rows = {
         "file_name": [f"images/{seed}/{i}.png" for i in range(num)],
         "severity": [CLASSES[label] for label in labels],
-        "lesions": (labels + 1) ** 2,
+        "lesions": np.array([3, 12, 35, 58])[labels],  # a dot stands for some
         "subject": [str(i) for i in range(num)],
         "split": "train",
         "source": "toy",
@@ -359,6 +359,7 @@ def test_mixup_is_a_mean_of_losses():
     pl.seed_everything(0, verbose=False)
     grader, images, labels = make_grader(mixup_alpha=1.0), torch.rand(8, 3, 64, 64), torch.arange(8) % 4
     grader.log = lambda *args, **kwargs: None
+    grader.trainer = quiet_trainer()
     torch.manual_seed(1)
     loss = grader.training_step((images, labels, torch.zeros(8)), 0)
     torch.manual_seed(1)

@@ -9,14 +9,14 @@ import time
 
 import pytest
 import torch
-from tiny import TINY_GAN, TOY, composed
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.build import build
 from acne_lab.gan.flops import PHASES, generation_flops, training_flops
 from acne_lab.gan.module import StyleGAN2
 from acne_lab.jobs import measure
 from acne_lab.jobs.bench import arguments, bench, overrides, table
-from acne_lab.jobs.overheads import training_overheads, two_processes
+from acne_lab.jobs.overheads import GRADER_SIDES, grader_step, training_overheads, two_processes
 from acne_lab.jobs.shares import KINDS, kind_of
 from acne_lab.jobs.stopwatch import Stopwatch
 from acne_lab.ops import extension
@@ -254,3 +254,31 @@ def test_the_profile_knows_every_kind_of_operator(small_peak):
 )
 def test_kinds_of_operators(name, shapes, kind):
     assert kind_of(name, shapes) == kind
+
+
+# ---- a grader's step
+
+
+@pytest.mark.slow
+def test_a_graders_step_is_made_of_its_parts(monkeypatch):
+    """Of a real training; the table has a line for each size, and nothing else is measured."""
+    step = grader_step(dict(os.environ), side=32, num_threads=1, words=(*TOY, *TINY_GRADER, "loader.epoch_size=64"))
+    assert all(0 <= seconds < step["step_s"] for seconds in step["seconds"].values())
+    assert sum(step["seconds"].values()) == pytest.approx(step["step_s"])
+    parts = ("forward", "backward", "optimizer")
+    assert step["network"] == pytest.approx(sum(step["seconds"][part] for part in parts) / step["step_s"])
+    monkeypatch.setattr("acne_lab.jobs.bench.grader_step", lambda env, *, side, num_threads: step | {"side": side})
+    report = bench(**arguments(["grader=true"]))
+    assert [each["side"] for each in report["grader"]] == list(GRADER_SIDES)
+    assert not report["results"]
+    assert f"{step['network']:.1%}" in table(report)
+    assert "256 px" in table(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", GRADER_SIDES)
+def test_a_graders_step_spends_its_time_in_the_network(side):
+    """tf_efficientnet_lite0 at 224 px on a CPU, with the augmentation that graders have: at least 90 %."""
+    step = grader_step(dict(os.environ), side=side, num_threads=1)
+    print(step)
+    assert step["network"] >= 0.9

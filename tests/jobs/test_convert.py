@@ -4,16 +4,20 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from released_files import SMALL_D, SMALL_G, released_content, write
-from tiny import TINY_GAN, TOY, composed
+from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
 from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.export import Exported, inputs
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.convert import convert, main
 from acne_lab.jobs.train import train
+from acne_lab.jobs.train_grader import table_of
+from acne_lab.jobs.training import packed
+from acne_lab.metrics.predictions import read_predictions
 from acne_lab.ops import extension
 
 BASE = ("experiment=gan_base", "name=convert_base", "seed=30", *TOY, *TINY_GAN)
@@ -111,6 +115,47 @@ def test_a_target_is_overwritten_only_on_demand(pkl, tmp_path):
 def test_wrong_names(tmp_path, file, to, message):
     with pytest.raises(ValueError, match=message):
         convert(file, str(tmp_path / to), runs_dir=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- graders ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def grader(toy_runs):
+    words = ("experiment=grader", "name=convert_grader", "seed=30", *TOY, *TINY_GRADER, "num_threads=1")
+    return train(composed("train", *words, f"runs_dir={toy_runs}"))
+
+
+def test_a_grader_becomes_onnx_that_grades_as_the_run_did(grader, toy_runs, tmp_path):
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    written = convert("convert_grader", str(tmp_path / "x.onnx"), runs_dir=str(toy_runs))
+    rows = table_of(grader.config).select(split="test")
+    session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+    given = np.asarray(packed(rows, grader.config))
+    probabilities, grade = session.run(["probabilities", "grade"], {"photographs": given})
+    tested = read_predictions(grader.path / "predictions.parquet").of("test")
+    assert tested.frame["file_name"].tolist() == rows.rows["file_name"].tolist()
+    np.testing.assert_allclose(probabilities, tested.probabilities, atol=1e-4)
+    assert grade.tolist() == tested.predicted.tolist()
+    facts = {entry.key: entry.value for entry in onnx.load(written).metadata_props}
+    assert json.loads(facts["classes"]) == list(rows.classes)
+    assert facts["lineage"].startswith("learned from ")
+    assert "people it had seen: 0.0%" in facts["lineage"]
+    assert "not a medical device" in facts["use"]
+    assert str(toy_runs) not in str(facts)
+
+
+def test_a_grader_becomes_nothing_else(grader, tmp_path):
+    with pytest.raises(ValueError, match=r"a grader becomes \.onnx, not \.safetensors"):
+        convert(str(grader.path), str(tmp_path / "x.safetensors"))
+
+
+def test_onnx_without_its_packages(grader, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    for file in (str(grader.path), "toy_faces_64"):
+        with pytest.raises(ValueError, match=r"needs onnxscript: pip install 'acne-lab\[export\]'"):
+            convert(file, str(tmp_path / "x.onnx"))
     assert not list(tmp_path.iterdir())
 
 

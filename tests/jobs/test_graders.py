@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
+from acne_lab.build import build
 from acne_lab.data.lineage import Lineage
 from acne_lab.data.module import GraderBatches
 from acne_lab.data.table import ImageTable
@@ -68,3 +69,20 @@ def test_what_is_no_grader_is_refused(run, toy_runs, tmp_path):
     (copy / "DONE").unlink()
     with pytest.raises(ValueError, match="is not finished"):
         load_grader(copy, tmp_path)
+
+
+@pytest.mark.parametrize("head", ["ldl", "count"])
+def test_a_head_that_cannot_grade_these_classes_is_named(head):
+    model = composed("train", "experiment=grader", f"head={head}", *TINY_GRADER)["model"]
+    with pytest.raises(
+        ValueError, match=rf"^head={head} reads grades off .* the data has 3 classes: choose head=softmax"
+    ):
+        build(model, classes=["mild", "moderate", "severe"])
+
+
+def test_another_optimizer_takes_its_own_arguments():
+    words = ("model.optimizer._target_=torch.optim.SGD", "+model.optimizer.momentum=0.9", "model.schedule=constant")
+    model = build(composed("train", "experiment=grader", *TINY_GRADER, *words)["model"], classes=["mild", "severe"])
+    optimizer = model.optimizer(model.parameters())
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.defaults["momentum"] == 0.9
