@@ -243,6 +243,8 @@ class StudyWriter:
                 "severity": self.classes[level],
                 "source": "toy",
                 "lesions": float((3, 12, 34, 58)[level % 4]),
+                "camera": "phone" if level and index % 3 == 0 else "studio",
+                "lesion_size": 0.01 + 0.0001 * (index % 17),
                 "level": level,
             }
             for split in ("val", "test")

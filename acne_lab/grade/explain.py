@@ -175,10 +175,24 @@ def as_map(backbone: nn.Module, layer: nn.Module) -> Reshape:
     return reshape
 
 
-def randomised(grader: Grader, *, seed: int) -> Grader:
-    """The same network with random weights throughout: what its attributions show, the training has not put there."""
+def randomised(grader: Grader, images: Tensor, *, seed: int) -> Grader:
+    """The same network with random weights throughout: what its attributions show, the training has not put there.
+
+    Args:
+        grader: whose network it is.
+        images: [B, 3, R, R], normalised: batch normalisation takes its statistics from them. By those that layers
+            start with, features of deep random networks vanish (efficientnet_b0) or reach 1e10 (inception_v3).
+        seed: of the weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         other = Grader(**grader.hparams)
     other.use_average()  # of its weights as they are: it keeps no second copy
-    return other.to(grader.device).eval()
+    other.to(grader.device).eval()
+    for layer in other.backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # the plain mean of what it sees
+            layer.train()
+    with torch.no_grad():
+        other.features(images)
+    return other.eval()

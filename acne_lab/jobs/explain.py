@@ -27,11 +27,14 @@ from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.attribution import Hits, coverage, enlarged, hit_rate, hits, hits_elsewhere, pointing_rate
 from acne_lab.metrics.calibration import Decision
+from acne_lab.metrics.predictions import Predictions, prediction_frame
+from acne_lab.metrics.slices import slice_figures
 from acne_lab.metrics.two_sample import Estimate
 from acne_lab.report.explain import Shown, write_explanation
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
 
+STATISTICS = 32  # photographs from which random networks take those of their batch normalisation
 LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
 
 
@@ -85,12 +88,13 @@ def explain(config: dict) -> Run:
         probabilities, maps = explained(grader, photos, **about, what="grader")
         random = []
         for number in range(config["num_random"]):
-            network = randomised(grader, seed=config["seed"] + number)
+            network = randomised(grader, photos.batch(slice(STATISTICS), grader), seed=config["seed"] + number)
             random.append(explained(network, photos, **about, what=f"random weights {number + 1}")[1]["severity"])
         rows = graded_rows(photos.table, probabilities, decision)
         found, of_each = figures(photos, rows, maps, random, seed=config["seed"])
         rows = pd.concat([rows, of_each], axis=1)
-        rows.merge(slice_columns(photos.table), on="file_name").to_csv(run.path / "attributions.csv", index=False)
+        slices = slice_columns(photos.table)
+        rows.merge(slices, on="file_name").to_csv(run.path / "attributions.csv", index=False)
         metrics = {
             "grader": of.path.name,
             "backbone": of.config["model"]["backbone"],
@@ -108,6 +112,7 @@ def explain(config: dict) -> Run:
             "num_random": len(random),
             "only_drawn": photos.table.is_drawn,
             "explain": found,
+            "slices": figures_of_slices(photos.table, slices, probabilities, decision, seed=config["seed"]),
         }
         run.write_metrics(metrics)
         chosen = chosen_rows(rows, config["num_shown"])
@@ -213,6 +218,18 @@ def figures(
             if keep.any()
         }
     return found, columns
+
+
+def figures_of_slices(
+    table: ImageTable, slices: pd.DataFrame, probabilities: np.ndarray, decision: Decision, *, seed: int
+) -> list[dict]:
+    """`slice_figures` of these photographs as metrics.json has them, None for NaN."""
+    columns = ["file_name", "subject", "split", "severity", "source", "lesions"]
+    rows = table.rows[columns].reset_index(drop=True)
+    rows = pd.concat([rows, slices.drop(columns=["file_name", "source"])], axis=1)
+    frame = prediction_frame(rows, probabilities, None, classes=table.classes, decision=decision)
+    found = slice_figures(Predictions(frame, table.classes, decision), seed=seed)
+    return found.astype(object).where(found.notna(), None).to_dict("records")
 
 
 def _figures_of(own: Hits, others: Hits, random: Hits, subjects: np.ndarray, *, seed: int) -> dict:

@@ -58,8 +58,8 @@ def merged(key: str, runs_dir: Path) -> dict:
     """The study.json of all finished members with this key.
 
     Arms are named `resnet50, real` where the members have several backbones, else as they are, and hold the graders of
-    the seeds that every arm has; `left_out` names graders of other seeds. `members` tells each arm's backbone, arm and
-    baseline, which is of its own backbone.
+    the seeds that every arm has, of two graders of one seed the newer; `left_out` names graders of other seeds.
+    `members` tells each arm's backbone, arm and baseline, which is of its own backbone.
 
     Raises:
         ValueError: no seed is in all arms.
@@ -74,8 +74,8 @@ def merged(key: str, runs_dir: Path) -> dict:
         own = {stage for names in story["arms"].values() for stage in names}
         named = {stage: f"{stage}, {backbone}" if several and stage in own else stage for stage in story["stages"]}
         for stage, entry in story["stages"].items():
-            known = stages.setdefault(named[stage], entry)
-            if known["reused"] and not entry["reused"]:  # the one that did the work
+            known = stages.get(named[stage])
+            if known is None or known["run"] != entry["run"] or known["reused"]:  # the record of who did the work
                 stages[named[stage]] = entry
         for arm, names in story["arms"].items():
             name = f"{backbone}, {arm}" if several else arm

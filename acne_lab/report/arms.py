@@ -69,6 +69,7 @@ class Arm:
         classes: severities from mild to very severe, the order of `confusion`.
         null: whose labels were dealt anew, so that they say nothing: "all" the training images', only those of the
             images "added" to the real ones, or "" where none were.
+        is_leaked: it was trained on people of the test set on purpose, to show what that does.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Arm:
     lineage: dict
     classes: tuple[str, ...]
     null: str = ""
+    is_leaked: bool = False
 
     @cached_property
     def test(self) -> dict:

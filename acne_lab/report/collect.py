@@ -115,18 +115,13 @@ class Study:
         """Whether the arm is the one that others, of its backbone, are compared with."""
         return baselines(self.arms, self.baseline).get(arm.group) is arm
 
-    def is_inflated(self, arm: Arm) -> bool:
-        """Whether its graders have seen more of the test set's people than those of its baseline."""
-        base = baselines(self.arms, self.baseline).get(arm.group)
-        return base is not None and arm.leaked_share > base.leaked_share
-
     def role(self, arm: Arm) -> str:
         """What an arm is for: "baseline", "null" and "leaked" (both test the instrument), or "": it is in question."""
         if self.is_baseline(arm) and len(self.arms) > 1:
             return "baseline"
         if arm.null:
             return "null"
-        return "leaked" if self.is_inflated(arm) else ""
+        return "leaked" if arm.is_leaked else ""
 
     @cached_property
     def gans(self) -> tuple[Stage, ...]:
@@ -288,6 +283,7 @@ def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], re
         lineage=known.get("lineage", {}),
         classes=tuple(known.get("classes", ())),
         null="added" if permuted is True else permuted or "",
+        is_leaked=bool(config.get("leak")),
     )
 
 

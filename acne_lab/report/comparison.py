@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from acne_lab.metrics.grading import figures
+from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import (
     Estimate,
     holm,
@@ -105,11 +107,11 @@ def baselines(arms: Sequence[Arm], baseline: str) -> dict[str, Arm]:
 
 def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Contrast | None:
     """The mean difference of the pairs, seed by seed; None where no seed has been tested in all of them."""
-    values = [(arm.values(PRIMARY), base.values(PRIMARY)) for arm, base in pairs]
-    seeds = [seed for seed in pairs[0][0].seeds if all(seed in each for pair in values for each in pair)]
+    scores = [(arm.values(PRIMARY), base.values(PRIMARY)) for arm, base in pairs]
+    seeds = [seed for seed in pairs[0][0].seeds if all(seed in each for pair in scores for each in pair)]
     if not seeds:
         return None
-    by_seed = tuple(float(np.mean([mine[seed] - theirs[seed] for mine, theirs in values])) for seed in seeds)
+    by_seed = tuple(float(np.mean([_difference(*pair, seed) for pair in pairs])) for seed in seeds)
     kept = [(arm.predicted(seed), base.predicted(seed)) for arm, base in pairs for seed in seeds]
     mine, theirs = zip(*kept)
     if any(each is None for each in (*mine, *theirs)):
@@ -127,6 +129,24 @@ def _compared(pairs: Sequence[tuple[Arm, Arm]]) -> Contrast | None:
         num_images=None if test is None else test.num_images,
         num_people=None if test is None else test.num_subjects,
     )
+
+
+def _difference(arm: Arm, base: Arm, seed: int) -> float:
+    """That of one seed, on the images that both were tested on: of a leaked arm these are fewer."""
+    mine, theirs = arm.predicted(seed), base.predicted(seed)
+    if mine is not None and theirs is not None and (common := _common_files(mine, theirs)):
+        return _score(mine, common) - _score(theirs, common)
+    return arm.values(PRIMARY)[seed] - base.values(PRIMARY)[seed]
+
+
+def _common_files(mine: Predictions, theirs: Predictions) -> set[str]:
+    """Those that both have; none where each has all of the other's, so that nothing needs to be cut."""
+    first, second = set(mine.frame["file_name"]), set(theirs.frame["file_name"])
+    return set() if first == second else first & second
+
+
+def _score(run: Predictions, files: set[str]) -> float:
+    return figures(run.where(run.frame["file_name"].isin(files).to_numpy()))[PRIMARY]
 
 
 def _corrected(found: Mapping[str, Contrast | None]) -> dict[str, Contrast]:

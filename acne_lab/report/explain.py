@@ -16,10 +16,12 @@ from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.attribution import heat_picture, rates_figure
 from acne_lab.report.parts import Drawing, Picture, as_drawing, counted, html_templates, slug
+from acne_lab.report.slices import TITLES as TITLES_OF_SLICES
 
 SIDE = 400  # px of a picture: twice what the page shows, for sharp screens
 TITLES = ("photograph", "what raises the grade", "what speaks for its answer", "random weights: raises")
 MAPS = ("severity", "prediction", "random")  # of the last three
+LEAST_PEOPLE = 8  # on a slice, for an interval
 OUTCOMES = {True: "graded right", False: "graded wrong"}
 
 Figure = Mapping[str, float | None]  # value, low, high
@@ -78,6 +80,7 @@ def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Pa
         "summary": summary(metrics),
         "tables": tables(metrics),
         "drawing": drawing(metrics),
+        "slices": slice_rows(metrics["slices"]),
         "reading": reading(metrics),
         "blocks": blocks,
         "titles": TITLES,
@@ -157,6 +160,29 @@ def tables(metrics: dict) -> list[dict]:
         if rows:
             found.append({"title": title, "heads": HEADS + POINTING_HEADS, "rows": rows})
     return found
+
+
+def slice_rows(slices: Sequence[Mapping]) -> list[dict]:
+    """A row for each value of each slice: names, numbers, and (value, interval) of balanced accuracy."""
+    rows = []
+    for each in slices:
+        low, high = each["balanced_accuracy_low"], each["balanced_accuracy_high"]
+        enough = low is not None and each["num_subjects"] >= LEAST_PEOPLE
+        figure = {"value": each["balanced_accuracy"], "low": low if enough else None, "high": high}
+        name = TITLES_OF_SLICES.get(each["slice"], each["slice"])
+        rows.append(
+            {
+                "name": "" if rows and rows[-1]["slice"] == name else name,
+                "slice": name,
+                "value": each["value"],
+                "photographs": (f"{each['num_images']:,}", counted(each["num_subjects"], "subject")),
+                "classes": each["classes"],
+                "balanced_accuracy": with_interval(figure, "{:.2f}"),
+                "accuracy": f"{each['accuracy']:.2f}",
+                "mae_grade": f"{each['mae_grade']:.2f}",
+            }
+        )
+    return rows
 
 
 def people(figures: Mapping) -> str:

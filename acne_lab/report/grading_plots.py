@@ -183,6 +183,8 @@ def _draw_reliability(axes: Axes, cell: Reliability) -> None:
 def _label_reliability(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
     """Numbers at the left and at the bottom only."""
     for index, place in enumerate(axes):
+        if not place.axison:
+            continue
         place.set_xticklabels(("0", "", "1") if index + columns >= len(axes) else ())
         place.set_yticklabels(("0", "", "1") if index % columns == 0 else ())
     figure.supxlabel("how sure the grader was", color=MUTED, fontsize=8.5)

@@ -131,7 +131,7 @@ def reading(study: Study) -> list[str]:
     """What the numbers say in plain words, and what they cannot say."""
     tested = [arm for arm in study.arms if arm.test.get(PRIMARY) is not None]
     said = []
-    fair = [arm for arm in tested if not study.is_inflated(arm)]
+    fair = [arm for arm in tested if not arm.is_leaked]
     if len(fair) > 1:
         ranked = sorted(fair, key=lambda arm: arm.test[PRIMARY], reverse=True)
         top, second, last = ranked[0], ranked[1], ranked[-1]
@@ -293,7 +293,7 @@ def _lineage_of_arms(study: Study) -> list[str]:
             f"have seen is not known: {_quoted(untold)}. data.subject_pattern, a column subject or data.subjects=faces "
             "tell."
         )
-    fair = [arm for arm in study.arms if not study.is_inflated(arm)]
+    fair = [arm for arm in study.arms if not arm.is_leaked]
     leaked = sorted({arm.leaked_share for arm in fair if arm.leaked_share})
     if leaked:
         shares = " to ".join(f"{100 * share:.1f} %" for share in dict.fromkeys((leaked[0], leaked[-1])))

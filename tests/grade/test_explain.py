@@ -224,12 +224,24 @@ def test_a_view_of_all_is_the_identity():
 def test_random_weights_are_others_and_the_same_for_a_seed():
     network = grader()
     state = torch.get_rng_state()
-    first, again, other = (randomised(network, seed=seed) for seed in (1, 1, 2))
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    first, again, other = (randomised(network, images, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [next(each.backbone.parameters()) for each in (network, first, again, other)]
     assert torch.equal(weights[1], weights[2])
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[3])
     assert not torch.equal(network.head.linear.weight, first.head.linear.weight) and not first.training
+
+
+def test_features_of_random_weights_neither_vanish_nor_run_away():
+    network = grader("efficientnet_b0")
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    other = randomised(network, images, seed=0)
+    with torch.no_grad():
+        assert network.features(images).std() < 1e-3  # by the statistics that layers start with
+        assert 0.05 < other.features(images).std() < 1
+    probabilities, maps = attributions(other, images)
+    assert probabilities.min() > 0.05 and maps["severity"].max() > 1e-3
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

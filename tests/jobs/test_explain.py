@@ -70,6 +70,18 @@ def test_each_photograph_has_its_row(run):
     assert rows.loc[rows["lesions"] == 0, "area"].isna().all() and rows.loc[rows["lesions"] > 0, "area"].notna().all()
 
 
+def test_slices_are_those_of_the_photographs(run):
+    rows, slices = pd.read_csv(run.path / "attributions.csv"), run.metrics["slices"]
+    tones = [each for each in slices if each["slice"] == "skin_tone"]
+    assert {each["value"]: each["num_images"] for each in tones} == {
+        str(tone): number for tone, number in rows["skin_tone"].value_counts().items()
+    }
+    for each in tones:
+        assert each["accuracy"] == pytest.approx(rows.loc[rows["skin_tone"] == int(each["value"]), "right"].mean())
+    assert [each["value"] for each in slices if each["slice"] == "lesion_size"] == ["small", "medium", "large"]
+    assert "Are some photographs graded worse?" in Page((run.path / "report.html").read_text()).headings
+
+
 def test_the_page_and_its_pictures(run):
     html = (run.path / "report.html").read_text()
     page = Page(html)

@@ -22,9 +22,9 @@ PLAN = {
 def member(tmp_path):
     """member(backbone, seed, *arms): writes the study.json of a finished member; later ones are newer."""
 
-    def write(backbone, seed, *arms, plan=PLAN, table="t1"):
+    def write(backbone, seed, *arms, plan=PLAN, table="t1", run=""):
         stages = {"table": entry("prepare/toy-t1"), "edits": entry("balance/edits-e1", reused=seed > 0)}
-        stages |= {f"{arm}_{seed}": entry(f"train/{arm}_{seed}-{backbone}{seed}") for arm in arms}
+        stages |= {f"{arm}_{seed}": entry(f"train/{arm}_{seed}-{backbone}{run or seed}") for arm in arms}
         story = {
             "name": "bench",
             "seed": seed,
@@ -92,6 +92,13 @@ def test_seeds_that_an_arm_lacks_are_left_out_and_named(member, tmp_path):
     story = merged(key, tmp_path)
     assert (story["seeds"], story["left_out"]) == ([0], ["real_1"])
     assert story["arms"] == {"real": ["real_0"], "edited": ["edited_0"]}
+
+
+def test_of_two_graders_of_one_seed_the_newer_counts(member, tmp_path):
+    member("resnet50", 0, "real")
+    key = member("resnet50", 0, "real", run="again")
+    story = merged(key, tmp_path)
+    assert story["stages"]["real_0"]["run"] == "train/real_0-resnet50again"
 
 
 def test_arms_without_a_common_seed_cannot_be_compared(member, tmp_path):

@@ -14,7 +14,7 @@ from tiny import composed
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
 from acne_lab.report.parts import duration, score
-from acne_lab.report.reading import reading, summary_lines
+from acne_lab.report.reading import answer, reading, summary_lines
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,8 @@ def test_page_has_every_section_arm_and_figure(full, report, page):
     sections = [
         "Result",
         "How to read this",
+        "Every figure",
+        "Calibration",
         "Data",
         "Real and synthetic, side by side",
         "Generators",
@@ -44,8 +46,8 @@ def test_page_has_every_section_arm_and_figure(full, report, page):
     ]
     for name in [*full.arms, *full.stages, *CLASSES]:
         assert name in page.text
-    # arms, five GANs, graders
-    assert page.tags.count("svg") == 7
+    # differences, arms, calibration, five GANs, graders
+    assert page.tags.count("svg") == 9
     # ten training images and five real beside five generated ones a severity; four grids a GAN
     assert page.tags.count("img") == 4 * 10 + 4 * (5 + 5) + 5 * 4
     assert "12 images by generate_mild from gan_mild, seeds 0 to 11" in page.text
@@ -104,11 +106,12 @@ def test_every_picture_of_the_markdown_is_there_and_no_other(report):
     text = report.with_name("report.md").read_text(encoding="utf-8")
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     there = {f"report_files/{path.name}" for path in (report.parent / "report_files").iterdir()}
-    # arms, graders, contact sheet, two columns side by side; two grids and the curves of each GAN
-    assert len(links) == 5 + 5 * 3
+    # differences, arms, calibration, graders, contact sheet, two columns side by side; two grids and curves of a GAN
+    assert len(links) == 7 + 5 * 3
     assert set(links) == there
-    for row in re.findall(r"^\| (?:real|generated).*", text, flags=re.MULTILINE):
-        assert row.count("|") == 6 + len(CLASSES) + 1
+    head, *rows = re.findall(r"^\| (?:arm \||real|generated).*", text, flags=re.MULTILINE)
+    assert len(rows) == 4
+    assert {row.count("|") for row in rows} == {head.count("|")}
 
 
 def test_writing_again_leaves_no_trace_of_before(full, report):
@@ -120,14 +123,14 @@ def test_writing_again_leaves_no_trace_of_before(full, report):
     assert not list(report.parent.glob(".report*"))
 
 
-def test_summary_has_at_most_five_lines_that_say_it_all(full):
+def test_summary_says_it_all_in_a_few_lines(full):
     lines = summary_lines(read_study(full.study_dir, full.runs_dir))
-    assert len(lines) == 5
+    assert lines[2:-3] == answer(read_study(full.study_dir, full.runs_dir))
     assert lines[0] == "demo: 4 arms, 4 severities, seed 0"
     assert lines[1].startswith("balanced accuracy on 75 test images (chance 0.250): real 0.")
-    assert lines[2] == "not run: real, oversampled"
-    assert lines[3] == "14 stages: 12 run in 38 min 6 s, 1 reused, 1 unfinished or not run"
-    assert lines[4] == "report: runs/study/demo-0123456789abcdef/report.html"
+    assert lines[-3] == "not run: real, oversampled"
+    assert lines[-2] == "14 stages: 12 run in 38 min 6 s, 1 reused, 1 unfinished or not run"
+    assert lines[-1] == "report: runs/study/demo-0123456789abcdef/report.html"
 
 
 def test_reading_names_the_caveats(full):
@@ -165,6 +168,9 @@ def test_study_of_graders_only_has_no_empty_sections(tmp_path):
     assert page.headings[1:] == [
         "Result",
         "How to read this",
+        "Every figure",
+        "Calibration",
+        "Slices",
         "Graders",
         "Confusion on the test split",
         "Repeat it",
@@ -219,7 +225,7 @@ def several_seeds(root: Path) -> StudyWriter:
     return writer
 
 
-def test_several_seeds_are_means_with_intervals_and_paired_differences(tmp_path):
+def test_several_seeds_are_means_with_intervals_and_verdicts(tmp_path):
     writer = several_seeds(tmp_path)
     report = write_report(study_dir := writer.write(), writer.runs_dir)
     study, page = read_study(study_dir, writer.runs_dir), Page(report.read_text(encoding="utf-8"))
@@ -227,19 +233,23 @@ def test_several_seeds_are_means_with_intervals_and_paired_differences(tmp_path)
     values = {arm.name: np.array([test.get("balanced_accuracy", np.nan) for test in arm.tests]) for arm in study.arms}
     half = 2.776 * values["real"].std(ddof=1) / 5**0.5
     assert real.test["balanced_accuracy"] == pytest.approx(values["real"].mean())
-    assert f"{values['real'].mean():.3f} ± {half:.3f}" in page.text
+    assert f"{values['real'].mean():.3f}± {half:.3f}" in page.text
     paired = 100 * (values["worse"] - values["real"])
-    assert f"{paired.mean():+.1f} ± {2.776 * paired.std(ddof=1) / 5**0.5:.1f}" in page.text
-    assert page.tags.count("svg") == 3  # arms, differences, graders
+    difference = f"{paired.mean():+.1f}± {2.776 * paired.std(ddof=1) / 5**0.5:.1f}"
+    assert difference.replace("-", "\N{MINUS SIGN}") in page.text
+    assert page.tags.count("svg") == 4  # differences, arms, calibration, graders
     assert sum(map(sum, worse.test["confusion"])) == 5 * 75
     lines = summary_lines(study)
     assert lines[0] == "demo: 3 arms, 4 severities, 5 seeds"
     assert "mean ± 95 % interval over 5 seeds (chance 0.250): real 0." in lines[1]
+    assert lines[2] == "No arm is shown to be better than “real”."
+    assert lines[3].startswith("Worse: “worse” by ")
+    assert lines[4].startswith("Not told apart from “real”: “unfinished” (")
     said = " ".join(reading(study))
-    assert "worse: “worse”; not told apart: “unfinished”" in said
     assert "trained 5 times, with the seeds 0, 1, 2, 3, 4" in said
     assert "the means are of fewer: “unfinished”" in said
     assert "one seed" not in said
+    assert "not told apart" in page.text
     assert "points above “real”" in report.with_name("report.md").read_text(encoding="utf-8")
 
 

@@ -54,30 +54,6 @@ def test_only_panels_with_values_are_drawn():
     assert plots.gan_figure(CURVES[["images_seen"]]) is None
 
 
-def test_graders_share_axes_and_one_epoch_is_visible():
-    one_epoch = pd.DataFrame({"epoch": [0], "train/loss": [1.0], "val/balanced_accuracy": [0.5]})
-    figure = plots.grader_figure({"$real$": one_epoch, "_hidden": one_epoch})
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "Training loss",
-        "Validation balanced accuracy",
-    ]
-    assert all(line.get_marker() == "o" for axes in figure.axes for line in axes.lines)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"\$real\$", "hidden"]
-    assert plots.png(figure).startswith(b"\x89PNG")
-    assert plots.grader_figure({}) is None
-
-
-def test_arms_figure_marks_chance_and_leaves_out_missing_recalls():
-    figure = plots.arms_figure(
-        ["a", "b"], balanced_accuracy=[0.6, 0.4], recall=[{"x": 0.6, "y": None}, {}], classes=["x", "y"]
-    )
-    lines = {line.get_label(): line for line in figure.axes[0].lines}
-    assert list(lines) == ["recall x", "recall y", "balanced accuracy", "chance"]
-    np.testing.assert_array_equal(lines["recall x"].get_xdata(), [0.6, np.nan])
-    assert list(lines["chance"].get_xdata()) == [0.5, 0.5]
-    assert lines["balanced accuracy"].get_ydata().tolist() == [1, 0], "the first arm is on top"
-
-
 @pytest.mark.parametrize("num_classes", [1, 2, 4, 5, 7])
 def test_ramp_goes_from_mild_to_severe(num_classes):
     colours = plots.ramp(num_classes)
