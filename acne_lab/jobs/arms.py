@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 SHORT = ("arm", "backbone", "protocol")  # values of a plan that a command may give without `study.`
 GROUPS = ("backbone", "protocol")  # those of them that name a config
+LOOKS = ("evaluate", "explain")  # jobs that look at what others have made
 
 
 def with_long_names(words: Iterable[str]) -> list[str]:
@@ -66,3 +67,15 @@ def with_needs(stages: dict, wanted: Sequence[str], needs: dict[str, set[str]]) 
             found.add(name)
             left += needs.get(name, ())
     return {name: node for name, node in stages.items() if name in found}
+
+
+def onlookers(stages: dict, found: Iterable[str], needs: dict[str, set[str]]) -> list[str]:
+    """The stages that look at what others have made, where all of it is found: nobody waits for them.
+
+    Args:
+        stages: name -> stage.
+        found: the stages that are run, without the table.
+        needs: name -> the stages that it waits for itself.
+    """
+    there = {"table", *found}
+    return [name for name, node in stages.items() if node["job"] in LOOKS and needs[name] <= there]

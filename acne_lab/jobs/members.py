@@ -58,8 +58,8 @@ def merged(key: str, runs_dir: Path) -> dict:
     """The study.json of all finished members with this key.
 
     Arms are named `resnet50, real` where the members have several backbones, else as they are, and hold the graders of
-    the seeds that every arm has, of two graders of one seed the newer; `left_out` names graders of other seeds. `members` tells each arm's backbone, arm and
-    baseline, which is of its own backbone.
+    the seeds that every arm has, of two graders of one seed the newer; `left_out` names graders of other seeds.
+    `members` tells each arm's backbone, arm and baseline, which is of its own backbone.
 
     Raises:
         ValueError: no seed is in all arms.

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.arms import asked_arms, require_configs, with_needs
+from acne_lab.jobs.arms import asked_arms, onlookers, require_configs, with_needs
 from acne_lab.jobs.members import FIGURES, arm_tests, summary, sweep_of
 from acne_lab.jobs.prepare import prepare
 from acne_lab.report.collect import read_study
@@ -59,7 +59,9 @@ def study(config: dict) -> Run:
     stages = in_order(expand(plan["stages"], ImageTable.read(table_path).classes, seeds))
     arms = {arm: stages_of(pattern, stages, seeds) for arm, pattern in asked.items()}
     if "arm" in plan:
-        stages = with_needs(stages, [name for names in arms.values() for name in names], waits_for(stages))
+        wanted, needs = [name for names in arms.values() for name in names], waits_for(stages)
+        wanted += onlookers(stages, with_needs(stages, wanted, needs), needs)
+        stages = with_needs(stages, wanted, needs)
     jobs = {verb: job(verb) for verb in {node["job"] for node in stages.values()}}
     for number, (stage, node) in enumerate(stages.items(), start=1):
         overrides = [fill(text, done) for text in node["overrides"]]

@@ -16,6 +16,7 @@ from acne_lab.data.table import replace_text
 from acne_lab.report import plots
 from acne_lab.report.attribution import heat_picture, rates_figure
 from acne_lab.report.parts import Drawing, Picture, as_drawing, counted, html_templates, slug
+from acne_lab.report.slices import TITLES as TITLES_OF_SLICES
 
 SIDE = 400  # px of a picture: twice what the page shows, for sharp screens
 TITLES = ("photograph", "what raises the grade", "what speaks for its answer", "random weights: raises")
@@ -161,10 +162,6 @@ def tables(metrics: dict) -> list[dict]:
     return found
 
 
-SLICE_NAMES = {"skin_tone": "skin tone", "photo_size": "size of the photograph", "face_found": "face found"}
-SLICE_NAMES |= {"lesion_size": "size of the lesions"}
-
-
 def slice_rows(slices: Sequence[Mapping]) -> list[dict]:
     """A row for each value of each slice: names, numbers, and (value, interval) of balanced accuracy."""
     rows = []
@@ -172,7 +169,7 @@ def slice_rows(slices: Sequence[Mapping]) -> list[dict]:
         low, high = each["balanced_accuracy_low"], each["balanced_accuracy_high"]
         enough = low is not None and each["num_subjects"] >= LEAST_PEOPLE
         figure = {"value": each["balanced_accuracy"], "low": low if enough else None, "high": high}
-        name = SLICE_NAMES.get(each["slice"], each["slice"])
+        name = TITLES_OF_SLICES.get(each["slice"], each["slice"])
         rows.append(
             {
                 "name": "" if rows and rows[-1]["slice"] == name else name,

@@ -102,6 +102,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "beside": _beside(study),
         "gans": [_gan(study, stage) for stage in study.gans],
         "further": _further(study),
+        "repeats": {name: arm.stages[0] for arm in study.arms for name in arm.stages[1:]},
         "environment": _environment(study, runs_dir),
         "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(study.classes))],
         "palette": plots.PALETTE,

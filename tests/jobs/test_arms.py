@@ -6,7 +6,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from acne_lab.build import CONF_DIR
-from acne_lab.jobs.arms import asked_arms, require_configs, with_long_names, with_needs
+from acne_lab.jobs.arms import asked_arms, onlookers, require_configs, with_long_names, with_needs
 
 PLAN = {"arms": {"real": "real_{seed}", "edited": "edited_{seed}", "leaked": "leaked_{seed}"}, "by_name": ["leaked"]}
 
@@ -46,3 +46,11 @@ def test_stages_that_nobody_waits_for_are_left_out():
     waits = {"generated": {"images", "table"}, "images": {"gan"}, "real": {"table"}}
     assert list(with_needs(stages, ["generated"], waits)) == ["gan", "images", "generated"]
     assert list(with_needs(stages, ["real"], waits)) == ["real"]
+
+
+def test_who_looks_at_a_stage_comes_with_it():
+    stages = {name: {"job": "train"} for name in ("real", "edited")}
+    stages |= {"seen": {"job": "explain"}, "also_seen": {"job": "explain"}, "realism": {"job": "evaluate"}}
+    needs = {"seen": {"real"}, "also_seen": {"edited"}, "realism": {"table"}, "real": set(), "edited": set()}
+    assert onlookers(stages, ["real"], needs) == ["seen", "realism"]
+    assert onlookers(stages, ["real", "edited"], needs) == ["seen", "also_seen", "realism"]

@@ -12,7 +12,7 @@ from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, WORSE
 from acne_lab.report.page import write_report
 from acne_lab.report.reading import answer, reading
 
-SKILLS = {"real": 0.6, "better": 0.9, "same": 0.6, "worse": 0.3}
+SKILLS = {"real": 0.6, "better": 0.9, "same": 0.6, "worse": 0.12}
 
 
 def several(root, *, backbones=("",), keeps_predictions=True, num_seeds=4, skills=None, **about) -> StudyWriter:

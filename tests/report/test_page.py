@@ -170,6 +170,7 @@ def test_study_of_graders_only_has_no_empty_sections(tmp_path):
         "How to read this",
         "Every figure",
         "Calibration",
+        "Slices",
         "Graders",
         "Confusion on the test split",
         "Repeat it",
