@@ -78,8 +78,6 @@ def test_without_predictions_figures_are_noted_and_nothing_is_tested(tmp_path):
     assert {each.verdict for each in study.compared.arms.values()} == {NOT_TESTED}
     assert "all figures are as the runs noted them, and untested" in " ".join(reading(study))
     assert answer(study)[0].startswith("Not tested, for want of predictions of both: “better” +")
-    page = Page(write_report(writer.study_dir, writer.runs_dir).read_text())
-    assert "Calibration" not in page.headings and "p, Holm" not in page.text
 
 
 def test_backbones_are_compared_each_with_its_own_baseline_and_all_together(two_backbones):
@@ -119,8 +117,7 @@ def test_arms_that_test_the_instrument_are_no_answer(tmp_path):
     assert said[0] == "No arm is shown to be better than “real”."
     assert any(line.startswith("The null “worse” learned from labels dealt anew: 0.") for line in said)
     assert any(line.startswith("“better” (+") and "what a leak does" in line for line in said)
-    page = Page(write_report(writer.study_dir, writer.runs_dir).read_text())
-    assert "△ inflated" in page.text
+    assert [study.role(arm) for arm in study.arms] == ["baseline", "leaked", "", "null"]
 
 
 def test_slices_are_shown_where_predictions_know_them(one_backbone):
