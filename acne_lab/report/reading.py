@@ -76,8 +76,8 @@ def _controls(study: Study, compared: Mapping[str, Contrast], arms: Mapping[str,
         else:
             share = max(arm.leaked_share for arm in same)
             said.append(
-                f"“{name}” ({points(each.difference.mean)} points) has seen the people of {100 * share:.0f} % of the test "
-                "images: what a leak does, not what an arm can."
+                f"“{name}” ({points(each.difference.mean)} points) has seen the people of {100 * share:.0f} % of the "
+                "test images: what a leak does, not what an arm can."
             )
     return said
 
