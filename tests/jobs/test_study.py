@@ -278,7 +278,9 @@ def test_an_override_without_a_value_is_left_out():
 
 def test_jobs_of_stages_are_imported_by_name():
     assert job("train").__module__ == "acne_lab.jobs.train"
-    with pytest.raises(ValueError, match="a stage's job must be train, generate, balance, evaluate, explain, not bench"):
+    with pytest.raises(
+        ValueError, match="a stage's job must be train, generate, balance, evaluate, explain, not bench"
+    ):
         job("bench")
 
 
