@@ -70,7 +70,10 @@ def test_commands_run(tmp_path):
     small = {
         "gan_severity": ["stage.num_images=32", "stage.tick_images=16"],
         "gan_base": ["stage.num_images=32", "stage.tick_images=16"],
-        "grader": TINY_GRADER,
+        "experiment=grader": TINY_GRADER,
+        "experiment=probe": ["model.input_size=64", "loader.batch_size=8", "trainer.max_epochs=2"],
+        "cnn_benchmark": ["data.source.num_images=160", "data.source.photos_per_subject=4", "num_threads=1"],
+        "explain": ["num_images=8", "num_random=1", "batch_size=8"],
         "mode=project": ["mode.num_steps=5"],
         "bench": ["configs=8-64-b4", "repeats=1", "seconds=0", "overheads=false"],
         "table=toy": ["balance.targets={severe: 24, very_severe: 24}", "num_workers=1"],
@@ -84,7 +87,7 @@ def test_commands_run(tmp_path):
     for words in COMMANDS:
         extra = [text for name, overrides in small.items() if any(name in word for word in words) for text in overrides]
         if words[1] in ("prepare", "train", "study") and not {"data=balanced", "data.root=photos"} & set(words):
-            extra += toy
+            extra += [text for text in toy if "study=cnn_benchmark" not in words]
         if words[1] == "report":
             extra = []
         if words[1] == "balance":  # of fewer faces, fewer edits

@@ -25,15 +25,8 @@ from acne_lab.runs import Run, write_text
 from acne_lab.tracking import log_and_finish
 
 FIGURES = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
-VARIED = (
-    "arm",
-    "arms",
-    "backbone",
-    "baseline",
-    "by_name",
-    "seeds",
-    "stages",
-)  # of a plan; the rest is one for all members
+# Of a plan, what members on one page may differ in.
+VARIED = ("arm", "arms", "backbone", "baseline", "by_name", "seeds", "stages")
 
 
 def sweep_of(plan: dict, table_key: str) -> dict:

@@ -19,7 +19,7 @@ from acne_lab.data.slices import slice_columns
 from acne_lab.data.table import ImageTable
 from acne_lab.data.toy import CLASSES
 from acne_lab.grade.module import Grader
-from acne_lab.metrics.calibration import Decision, fit_temperature, fit_weights
+from acne_lab.metrics.calibration import fit_decision
 from acne_lab.metrics.predictions import (
     Predictions,
     mean_counts,
@@ -75,14 +75,6 @@ def graded(model: Grader, trainer: pl.Trainer, loader: object) -> tuple[np.ndarr
     columns = zip(*trainer.predict(model, loader))
     probabilities, counts = (torch.cat(column).double().numpy() for column in columns)
     return probabilities, counts
-
-
-def fit_decision(probabilities: np.ndarray, labels: np.ndarray, *, temperature: bool, weights: bool) -> Decision:
-    """How probabilities [N, C] become grades, from validation images alone."""
-    T = fit_temperature(probabilities, labels) if temperature else 1.0
-    if not weights:
-        return Decision(temperature=T)
-    return Decision(temperature=T, weights=fit_weights(Decision(temperature=T).calibrated(probabilities), labels))
 
 
 def class_means(data: GraderData) -> np.ndarray:

@@ -14,8 +14,8 @@ from acne_lab.gan import Discriminator, Generator
 from acne_lab.gan.export import Exported, inputs
 from acne_lab.gan.weights import NETWORKS_FILE, read_networks
 from acne_lab.jobs.convert import convert, main
+from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.train import train
-from acne_lab.jobs.train_grader import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.predictions import read_predictions
 from acne_lab.ops import extension

@@ -11,8 +11,8 @@ from acne_lab.data.lineage import Lineage
 from acne_lab.data.module import GraderBatches
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.graders import load_grader, require_classes
+from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.train import train
-from acne_lab.jobs.train_grader import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.grading import grading_report
 

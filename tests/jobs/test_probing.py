@@ -9,8 +9,8 @@ from tiny import TINY_GRADER, TOY, composed
 from acne_lab.data.module import GraderBatches
 from acne_lab.grade.module import Grader
 from acne_lab.jobs.graders import load_grader
+from acne_lab.jobs.prepare import table_of
 from acne_lab.jobs.train import train
-from acne_lab.jobs.train_grader import table_of
 from acne_lab.jobs.training import packed
 from acne_lab.metrics.predictions import read_predictions
 
