@@ -70,6 +70,9 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         raise ValueError(f"timm has no model {name!r}; did you mean {' or '.join(near) or 'another'}?")
+    if timm.get_pretrained_cfg(architecture) is None:  # an old name, which timm only redirects
+        near = difflib.get_close_matches(name, timm.list_models(f"*{architecture}*"), n=3, cutoff=0.0)
+        raise ValueError(f"{name!r} is an old name in timm; did you mean {' or '.join(near) or 'another'}?")
     if tag and not is_model_pretrained(name):
         tags = timm.list_pretrained(f"{architecture}.*")
         raise ValueError(f"timm has no weights {name!r}; it has {', '.join(tags) or f'none of {architecture}'}")

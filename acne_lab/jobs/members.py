@@ -35,7 +35,7 @@ def sweep_of(plan: dict, table_key: str) -> dict:
     text = json.dumps([shared, table_key], sort_keys=True)
     return {
         "key": hashlib.sha256(text.encode()).hexdigest()[:10],
-        "backbone": plan["backbone"],
+        "backbone": plan.get("backbone"),
         "arms": list(plan["arms"]),
         "baseline": plan["baseline"],
     }

@@ -22,6 +22,11 @@ def test_any_timm_network_gives_pooled_features(name):
         assert backbone(torch.zeros(2, channels, height, width)).shape == (2, backbone.head_hidden_size)
 
 
+def test_an_old_name_suggests_new_ones():
+    with pytest.raises(ValueError, match=r"'xception' is an old name.*did you mean .*xception41"):
+        build_backbone("xception")
+
+
 def test_unknown_name_suggests_near_ones():
     with pytest.raises(ValueError, match=r"'resnet5'.*did you mean .*resnet50"):
         build_backbone("resnet5")
