@@ -19,14 +19,10 @@ from pathlib import Path
 
 from torch import nn
 
-from acne_lab.data.lineage import Lineage
 from acne_lab.gan.export import to_onnx, to_torchscript
 from acne_lab.gan.generator import Generator
 from acne_lab.gan.weights import read_networks, save_networks
-from acne_lab.grade.export import to_onnx as grader_to_onnx
 from acne_lab.jobs.gans import weights_file
-from acne_lab.jobs.graders import load_grader
-from acne_lab.metrics.calibration import Decision
 from acne_lab.runs import GAN, GRADER, Run, named_runs, write_text
 
 TARGETS = (".safetensors", ".pt", ".onnx")
@@ -49,7 +45,15 @@ def convert(file: str, to: str, *, runs_dir: str = "runs", overwrite: bool = Fal
     if target.suffix == ".onnx":
         require_onnx()
     if names_grader(file, runs_dir):
-        return convert_grader(file, target, runs_dir=runs_dir)
+        from acne_lab.jobs.convert_grader import write_grader  # seconds of imports, which no GAN waits for
+
+        if target.suffix != ".onnx":
+            raise ValueError(f"a grader becomes .onnx, not {target.suffix}: to={target.stem}.onnx")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with whole_or_absent(target) as aside:
+            write_grader(file, aside, runs_dir=runs_dir)
+        print(f"  {target.name}, {target.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
+        return target
     source = weights_file(file, runs_dir)
     print(f"read {source}", file=sys.stderr)
     networks = read_networks(source)
@@ -84,37 +88,6 @@ def names_grader(file: str, runs_dir: str) -> bool:
     runs = [Run(path)] if (path / "config.yaml").exists() else named_runs(file, Path(runs_dir).resolve())
     held = {run.holds for run in runs}
     return GRADER in held and GAN not in held
-
-
-def convert_grader(file: str, target: Path, *, runs_dir: str) -> Path:
-    """Write the grader of a finished run as ONNX, check it, and return the file's path."""
-    if target.suffix != ".onnx":
-        raise ValueError(f"a grader becomes .onnx, not {target.suffix}: to={target.stem}.onnx")
-    grader, run, lineage = load_grader(file, runs_dir)
-    print(f"read {run.path}", file=sys.stderr)
-    resolution = run.config["data"]["resolution"]
-    about = {
-        "run": run.path.name,
-        "input": f"square RGB photographs of {resolution} px, uint8 [N, {resolution}, {resolution}, 3]",
-        "lineage": learned_from(lineage, run.metrics["lineage"]),
-        "use": "for research; not a medical device",
-    }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    decision = Decision(**run.metrics["decision"])
-    with whole_or_absent(target) as aside:
-        difference = grader_to_onnx(grader, aside, resolution=resolution, decision=decision, about=about)
-    print(f"  its answers from {target.name}: within {difference:.1e} of ours", file=sys.stderr)
-    print(f"  {target.stat().st_size / 1e6:.1f} MB", file=sys.stderr)
-    return target
-
-
-def learned_from(lineage: Lineage, about: dict) -> str:
-    """Whom a grader has seen, in a sentence."""
-    if not lineage.known:
-        return "nobody knows whose photographs it has learned from"
-    leaked = about["leaked_share"]
-    unseen = "unknown" if leaked is None else f"{leaked:.1%}"
-    return f"learned from {len(lineage)} photographs; share of its test images whose people it had seen: {unseen}"
 
 
 def require_onnx() -> None:

@@ -70,11 +70,13 @@ def test_living_tensors_are_counted():
 class OneBatch(pl.LightningDataModule):
     """One batch, and what the models ask of their data besides."""
 
-    def __init__(self, resolution: int, *, dtype: torch.dtype) -> None:
+    def __init__(self, resolution: int, *, dtype: torch.dtype, counts: bool = False) -> None:
         super().__init__()
         self.batch_size, self.labels, self.classes = BATCH, [0], ("mild", "severe")
         self.pixels = np.empty((BATCH, resolution, resolution, 3), np.uint8)
         self.batch = torch.zeros(BATCH, 3, resolution, resolution, dtype=dtype), torch.zeros(BATCH).long()
+        if counts:  # of lesions, which graders are told too
+            self.batch += (torch.zeros(BATCH),)
 
     def train_dataloader(self):
         return DataLoader([self.batch], batch_size=None)
@@ -137,7 +139,7 @@ def test_half_the_batch_of_a_grader(monkeypatch):
     for size in (16, 8):
         monkeypatch.setattr(f"{__name__}.BATCH", size)
         model = build(config["model"], classes=["mild", "severe"])
-        peaks.append(peak_of_one_step(model, OneBatch(64, dtype=torch.float32)))
+        peaks.append(peak_of_one_step(model, OneBatch(64, dtype=torch.float32, counts=True)))
     assert peaks[1] / peaks[0] == about(memory.HALF_THE_BATCH)
 
 
