@@ -75,7 +75,7 @@ def test_commands_run(tmp_path):
         "cnn_benchmark": ["data.source.num_images=160", "data.source.photos_per_subject=4", "num_threads=1"],
         "explain": ["num_images=8", "num_random=1", "batch_size=8"],
         "mode=project": ["mode.num_steps=5"],
-        "bench": ["configs=8-64-b4", "repeats=1", "seconds=0", "overheads=false"],
+        "out=bench.json": ["configs=8-64-b4", "repeats=1", "seconds=0", "overheads=false"],
         "table=toy": ["balance.targets={severe: 24, very_severe: 24}", "num_workers=1"],
         "demo": ["study.gan_images=960", "study.num_generated=80", "study.real_epochs=1", "study.generated_epochs=1"],
     }
