@@ -254,9 +254,12 @@ class MergedPage(Callback):
             study = read_study(folder, runs_dir)
             for line in (*summary_lines(study), *without_baseline(study)):
                 print(line)
-            more = [name for name, story in swept.items() if story["sweep"]["key"] == key and name not in members]
+            others = (story for name, story in swept.items() if story["sweep"]["key"] == key and name not in members)
+            more = {grader.run for story in others for grader in _graders(story)} - {each.run for each in study.stages}
             if more:
-                print(f"not among them: {len(more)} of earlier commands; acne-lab report study={study.name} adds them")
+                print(
+                    f"not on it: {len(more)} graders of earlier commands; acne-lab report study={study.name} takes all"
+                )
             print(f"all members: {folder / 'report.html'}", flush=True)
         if failed:
             sys.exit(2)

@@ -259,7 +259,7 @@ def test_each_key_of_a_sweep_has_its_page_and_other_commands_have_none(swept, sw
 def test_an_earlier_try_is_not_on_the_page_of_a_sweep(swept, sweep, capsys):
     sweep([f"bench-subject{arm}0" for arm in ("real", "edited")], runs_dir=swept)
     said = capsys.readouterr().out
-    assert "2 of earlier commands; acne-lab report study=bench adds them" in said
+    assert "not on it: 2 graders of earlier commands; acne-lab report study=bench takes all" in said
     study = read_study(swept / "study" / pages(said)[0].split("/")[-2], swept)
     assert (study.seeds, [arm.name for arm in study.arms]) == ((0,), ["real", "edited"])
 
