@@ -26,6 +26,7 @@ from acne_lab.build import run_logger
 from acne_lab.jobs.study_figures import arm_figures, numbers, without_baseline
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
+from acne_lab.report.parts import counted
 from acne_lab.report.reading import summary_lines
 from acne_lab.runs import Run, write_text
 from acne_lab.tracking import log_and_finish
@@ -241,9 +242,9 @@ class MergedPage(Callback):
         members = [path.name for path in self.notes.glob("*")]
         shutil.rmtree(self.notes, ignore_errors=True)
         runs_dir = Path(config.runs_dir).resolve()
-        swept = {folder: story for folder, story in _stories(runs_dir).items() if "sweep" in story}
+        stories = {folder: story for folder, story in _stories(runs_dir).items() if "sweep" in story}
         failed = False
-        for key in dict.fromkeys(story["sweep"]["key"] for folder, story in swept.items() if folder in members):
+        for key in dict.fromkeys(story["sweep"]["key"] for folder, story in stories.items() if folder in members):
             try:
                 logger = OmegaConf.to_container(config.logger, resolve=True) if config.logger else None
                 folder = write_merged(key, runs_dir, members=members, logger=logger)
@@ -252,15 +253,13 @@ class MergedPage(Callback):
                 failed = True
                 continue
             study = read_study(folder, runs_dir)
-            for line in (*summary_lines(study), *without_baseline(study)):
-                print(line)
-            others = (story for name, story in swept.items() if story["sweep"]["key"] == key and name not in members)
-            more = {grader.run for story in others for grader in _graders(story)} - {each.run for each in study.stages}
+            earlier = [s for name, s in stories.items() if s["sweep"]["key"] == key and name not in members]
+            more = {grader.run for story in earlier for grader in _graders(story)} - {each.run for each in study.stages}
+            lines = [*summary_lines(study), *without_baseline(study)]
             if more:
-                print(
-                    f"not on it: {len(more)} graders of earlier commands; acne-lab report study={study.name} takes all"
-                )
-            print(f"all members: {folder / 'report.html'}", flush=True)
+                graders = counted(len(more), "grader")
+                lines.append(f"not on it: {graders} of earlier commands; acne-lab report study={study.name} takes all")
+            print("\n".join([*lines, f"all members: {folder / 'report.html'}"]), flush=True)
         if failed:
             sys.exit(2)
 
