@@ -140,10 +140,11 @@ def run_job(
     failed = Path(tempfile.gettempdir()) / f"acne-lab-failed-{uuid.uuid4()}"
 
     @hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)
-    def with_config(cfg: DictConfig) -> None:
+    def with_config(cfg: DictConfig) -> Path | None:
         try:
             if run := function(resolved(cfg)):  # a dry run leaves none
                 print(run.path, flush=True)
+                return run.path  # for Hydra's callbacks
         except (ValueError, OSError) as error:
             if "HYDRA_FULL_ERROR" in os.environ:  # Hydra's own switch for tracebacks
                 raise

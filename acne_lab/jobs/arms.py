@@ -8,15 +8,34 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 SHORT = ("arm", "backbone", "protocol")  # values of a plan that a command may give without `study.`
 GROUPS = ("backbone", "protocol")  # those of them that name a config
 LOOKS = ("evaluate", "explain")  # jobs that look at what others have made
 
 
-def with_long_names(words: Iterable[str]) -> list[str]:
-    """The words of a study's command with `study.arm=` for `arm=`, and so on."""
+def with_long_names(words: Sequence[str]) -> list[str]:
+    """The words of a study's command with `study.arm=` for `arm=`, and so on.
+
+    Raises:
+        ValueError: one of them has several values, and the command sweeps nothing.
+    """
+    if not {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(words):
+        for word in words:
+            name, _, value = word.partition("=")
+            if name in SHORT and _is_sweep(word):
+                together = f", or {name}=[{value}] for one study of all" if name == "arm" and "(" not in value else ""
+                raise ValueError(f"{word}: use -m for a study of each{together}")
     return [f"study.{word}" if word.partition("=")[0] in SHORT else word for word in words]
+
+
+def _is_sweep(word: str) -> bool:
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:  # Hydra says it better when it reads the word
+        return False
 
 
 def asked_arms(plan: dict) -> dict[str, str]:

@@ -21,13 +21,15 @@ from importlib import import_module
 from pathlib import Path
 
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.arms import asked_arms, onlookers, require_configs, with_needs
-from acne_lab.jobs.members import FIGURES, arm_tests, summary, sweep_of
+from acne_lab.jobs.members import sweep_of
 from acne_lab.jobs.prepare import prepare
+from acne_lab.jobs.study_figures import arm_figures, numbers, without_baseline
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
 from acne_lab.report.reading import summary_lines
@@ -42,7 +44,8 @@ def study(config: dict) -> Run:
     """Run what is missing of the study; return its run, with report.html in it."""
     runs_dir = Path(config["runs_dir"]).resolve()
     if not config.get("study"):
-        raise ValueError("choose a study: study=demo or study=hierarchy")
+        names = GlobalHydra.instance().config_loader().get_group_options("study")
+        raise ValueError(f"choose a study: study=demo, or another one of {', '.join(names)}")
     plan = config["study"]
     name = plan["name"]
     if config["logger"]:
@@ -87,19 +90,20 @@ def study(config: dict) -> Run:
                 "name": name,
                 "seed": config["seed"],
                 "seeds": seeds,
-                "baseline": baseline if baseline in arms else None,
+                "baseline": baseline,  # also where it is not among the arms: then nothing is compared
                 "question": plan["question"],
                 "stages": records,
                 "arms": arms,
                 **({"sweep": sweep_of(plan, ImageTable.read(table_path).key)} if "arm" in plan else {}),
             }
-            figures = {arm: summary(tests) for arm, tests in arm_tests(story, runs_dir).items()}
-            run.write_metrics({"arms": figures})
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
+            figures = arm_figures(read_study(run.path, runs_dir))
+            run.write_metrics({"arms": figures})
             write_report(run.path, runs_dir)
-            logger = run_logger(config, run)
-            log_and_finish(logger, {f"{arm}/{k}": figures[arm][k] for arm in arms for k in FIGURES})
-    for line in summary_lines(read_study(run.path, runs_dir)):
+            log_and_finish(run_logger(config, run), numbers(figures))
+        (run.path / "study.json").touch()  # `acne-lab report` takes the study that was asked for last
+    read = read_study(run.path, runs_dir)
+    for line in (*summary_lines(read), *without_baseline(read)):
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
     return run

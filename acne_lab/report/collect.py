@@ -88,11 +88,12 @@ class Study:
         seed: of all stages that are not one for each seed; None if study.json does not say.
         seeds: those that its arms were repeated with; () for a study of one seed.
         backbones: of a study that has its arms with several; () for the others.
-        baseline: name of the arm that the others are compared with, the first one if study.json does not say.
+        baseline: name or label of the arm that the others are compared with, the first one if study.json does not say.
+            Where no arm has it, it was not run, and nothing is compared: another one would answer another question.
         run: the study's own folder, relative to the folder that holds runs/, for people to find it.
         stages: in the order in which they run.
         arms: in the study's order, which is not a ranking.
-        left_out: graders of seeds that not all arms have, so that nothing here speaks of them.
+        left_out: graders that nothing here speaks of, so that all arms have the same seeds.
     """
 
     name: str

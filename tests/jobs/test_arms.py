@@ -41,6 +41,26 @@ def test_short_words_of_a_command_are_the_plans():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("arm=real,oversampled", r"^arm=real,oversampled: use -m for a study of each, or arm=\[real,oversampled\]"),
+        ("backbone=a,b", r"^backbone=a,b: use -m for a study of each$"),
+        ("protocol=glob(*)", "use -m for a study of each$"),
+    ],
+)
+def test_several_values_need_a_sweep(word, advice):
+    with pytest.raises(ValueError, match=advice):
+        with_long_names(["study=cnn_benchmark", word])
+    for sweep in ("-m", "--multirun"):
+        assert with_long_names([sweep, word]) == [sweep, f"study.{word}"]
+
+
+def test_a_list_of_arms_is_one_value():
+    for word in ("arm=[real,oversampled]", "arm=real", "arm=null", "arm=[real"):  # the last is Hydra's to refuse
+        assert with_long_names([word]) == [f"study.{word}"]
+
+
 def test_stages_that_nobody_waits_for_are_left_out():
     stages = {name: {} for name in ("table_maker", "gan", "images", "other_gan", "real", "generated")}
     waits = {"generated": {"images", "table"}, "images": {"gan"}, "real": {"table"}}

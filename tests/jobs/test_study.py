@@ -196,7 +196,17 @@ def test_a_sweep_over_arms_and_seeds_has_one_page(tmp_path):
     assert run("report").stdout.strip() == f"{page}/report.html"
     assert (Path(page) / "report.html").stat().st_size > 10_000
 
+    run("study", "arm=real", "seed=8", *TOY, *small)  # tried once
+    done = run("report")
+    assert "left out, for all arms need the same seeds, here 0, 1: real_8." in done.stderr
+    assert list(json.loads((Path(page) / "study.json").read_text())["arms"]) == ["oversampled", "leaked"]
+    done = run("study", "-m", "arm=oversampled,leaked", "seed=1", *TOY, *small)  # all of it is done
+    assert f"all members: {page}/report.html" in done.stdout
+    assert "not on it: 3 graders of earlier commands" in done.stdout
+    assert json.loads((Path(page) / "study.json").read_text())["seeds"] == [1]
+
     for words, message in (
+        (("arm=real,leaked",), "error: arm=real,leaked: use -m for a study of each, or arm=[real,leaked]"),
         (("arm=leak",), "there is no arm leak: did you mean leaked"),
         (("backbone=resnt50",), "there is no backbone resnt50: did you mean resnet50"),
         (("protocol=ld",), "there is no protocol ld: did you mean ldl"),
@@ -204,6 +214,14 @@ def test_a_sweep_over_arms_and_seeds_has_one_page(tmp_path):
         refused = run("study", *words, "data.source.seed=9")
         assert refused.returncode == 2 and message in refused.stderr
         assert len(list((tmp_path / "runs" / "prepare").glob("*/DONE"))) == 1  # said before anything is drawn
+
+
+def test_a_sweep_without_a_study_names_the_studies(tmp_path):
+    command = [sys.executable, "-m", "acne_lab.jobs", "study", "-m", "seed=0,1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "choose a study: study=demo, or another one of " in done.stderr and "cnn_benchmark" in done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_stage_names_and_references():
