@@ -37,6 +37,7 @@ FACTORS = {  # columns of predictions
     "lesion_size": "size of the lesions",
 }
 BALANCE = {"only": "generated or edited images alone", "permute_labels": "labels permuted: a null that must not work"}
+FITTED = {"temperature": "the temperature", "weights": "the weights of the classes"}  # of the config's decision
 FEW_PEOPLE = 30  # of a test: below, an interval over people is a rough one
 
 
@@ -77,6 +78,7 @@ def write_card(run_dir: Path, *, parts: Mapping[str, pd.DataFrame], columns: Ite
     classes = metrics["classes"]
     facts = {
         "name": run_dir.name,
+        "command": f"acne-lab explain run={run_dir.name}",
         "details": details(config, metrics, environment),
         "classes": classes,
         "parts": [Part(name, rows) for name, rows in parts.items()],
@@ -87,7 +89,8 @@ def write_card(run_dir: Path, *, parts: Mapping[str, pd.DataFrame], columns: Ite
         "num_test": counted(metrics["test"]["num_test"], "photograph"),
         "people": people(metrics),
         "lineage": lineage(metrics["lineage"]),
-        "decision": decision(metrics["decision"], classes),
+        "decision": decision(metrics["decision"], config["decision"], classes),
+        "fitted": [words for name, words in FITTED.items() if config["decision"][name]],
         "chosen_on": metrics["test_opened"]["chosen_on"],
         "opened": metrics["test_opened"],
         "chance": f"{1 / max(len([c for c in classes if of_class(metrics['test'], c) != 'none']), 1):.3f}",
@@ -162,13 +165,15 @@ def lineage(about: Mapping) -> str:
     return f"{seen} The people on {share:.1%} of the test images are on some of them: the test flatters it."
 
 
-def decision(decided: Mapping, classes: list[str]) -> str:
-    """How probabilities become grades."""
-    text = f"Probabilities are calibrated with a temperature of {decided['temperature']:.2f}"
+def decision(decided: Mapping, fitted: Mapping, classes: list[str]) -> str:
+    """How probabilities become grades; `fitted` says of temperature and weights whether they were asked for."""
+    text = "Probabilities are the network's own, not calibrated"
+    if fitted["temperature"]:
+        text = f"Probabilities are calibrated with a temperature of {decided['temperature']:.2f}"
     if decided["weights"] is None:
         return f"{text}; the grade is the most probable one."
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(classes, decided["weights"]))
-    return f"{text} and weighed ({weights}); the grade is the one that weighs most."
+    return f"{text}; the grade is the most probable one after weighing ({weights})."
 
 
 def caveats(metrics: Mapping, parts: Mapping[str, pd.DataFrame]) -> list[str]:
