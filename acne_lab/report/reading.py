@@ -17,10 +17,10 @@ MANY_ARMS = 12  # from which on the summary names no score of each
 
 
 def answer(study: Study) -> list[str]:
-    """What the study answers, in a few sentences; [] of a study without two tested arms."""
+    """What the study answers, in a few sentences; [] of a study without two tested arms that has its baseline."""
     compared = study.compared.labels or study.compared.arms
     if not compared:
-        return []
+        return _without_baseline(study)
     arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
     controls = {name for name in compared if study.role(arms[name]) in ("null", "leaked")}
     asked = {name: each for name, each in compared.items() if name not in controls}
@@ -45,6 +45,14 @@ def answer(study: Study) -> list[str]:
         names = ", ".join(_untold(*each) for each in of_one_seed)
         said.append(f"One seed compares these graders on these people, not the ways to train them: {names}.")
     return said + _controls(study, {name: compared[name] for name in compared if name in controls}, arms)
+
+
+def _without_baseline(study: Study) -> list[str]:
+    """Which arm to add where arms were tested and the one that they are to be compared with was not run."""
+    if not any(arm.test for arm in study.arms) or any(study.is_baseline(arm) for arm in study.arms):
+        return []
+    missing = f"“{study.baseline}”, the baseline," if study.baseline else "the study's baseline"
+    return [f"Nothing is compared: {missing} was not run. Add it to the arms, with the same seeds, and repeat."]
 
 
 def _by_size(compared: Mapping[str, Contrast], verdict: str) -> list[tuple[str, Contrast]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,8 +13,10 @@ from pyarrow import parquet
 from acne_lab.metrics.grading import figures
 from acne_lab.report.collect import read_study
 from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, ONE_SEED, WORSE
+from acne_lab.report.grading import grading_facts
 from acne_lab.report.page import write_report
 from acne_lab.report.reading import answer, reading
+from acne_lab.report.results import results_table
 
 SKILLS = {"real": 0.6, "better": 0.9, "same": 0.6, "worse": 0.12}
 
@@ -229,3 +232,21 @@ def test_every_table_of_the_markdown_is_one(tmp_path, backbones):
         assert re.fullmatch(r"\|(-+:?\|)+", table[1]) and len(table) > 2, table
         assert len({line.count("|") for line in table}) == 1, table
     assert [len(table) for table in tables if table[0].startswith("| arm | bal")] == [2 + len(SKILLS)] * len(backbones)
+
+
+@pytest.mark.parametrize("backbones", [("",), ("resnet18", "vit_tiny")])
+def test_without_its_baseline_a_study_compares_nothing_and_says_what_to_add(tmp_path, backbones):
+    writer = several(tmp_path, backbones=backbones, num_seeds=2, skills={"better": 0.9, "same": 0.6})
+    study = read_study(writer.study_dir, writer.runs_dir)
+    assert study.compared.arms
+    without = replace(study, baseline="oversampled")
+    assert not without.compared.arms and not without.compared.labels
+    said = (
+        "Nothing is compared: “oversampled”, the baseline, was not run. Add it to the arms, with the same seeds, and "
+    )
+    assert answer(without) == [f"{said}repeat."]
+    assert "the study's baseline was not run" in answer(replace(study, baseline=""))[0]
+    facts = grading_facts(without)
+    assert not facts["is_compared"] and facts["differences_drawing"] is None
+    assert {row["verdict"] for group in facts["groups"] for row in group["rows"]} == {""}
+    assert results_table(without)["difference"].isna().all()
