@@ -15,8 +15,8 @@ from acne_lab.jobs.patches import LesionPatches, features_of
 from acne_lab.metrics.realism import match_sizes, rim_contrast
 from acne_lab.metrics.two_sample import (
     MIN_SUBJECTS,
-    Estimate,
-    Interval,
+    Measured,
+    Resampled,
     Sample,
     classifier_auc,
     difference_of_means,
@@ -44,7 +44,7 @@ class Comparison:
         pixels: uint8 [len(patches), S, S, 3].
     """
 
-    figures: dict[str, Interval]
+    figures: dict[str, Measured]
     patches: pd.DataFrame
     pixels: np.ndarray
 
@@ -88,13 +88,13 @@ def compare(
     people = np.concatenate([rows["subject"].to_numpy(dtype=str) for _, rows in sets])
     a, b, *unedited = np.split(np.arange(len(people)), len(sets))  # where the sets lie
 
-    def told_apart(x: np.ndarray, y: np.ndarray, **options) -> tuple[dict[str, Estimate], np.ndarray]:
+    def told_apart(x: np.ndarray, y: np.ndarray, **options) -> tuple[dict[str, Resampled], np.ndarray]:
         auc, scores = classifier_auc(Sample(both[x], people[x]), Sample(both[y], people[y]), seed=seed, **options)
         options.pop("num_repeats", None)
         kd = kernel_distance(Sample(content[x], people[x]), Sample(content[y], people[y]), seed=seed, **options)
         return {"auc": auc, "kd": kd}, scores
 
-    def rim(x: np.ndarray, y: np.ndarray) -> Interval:
+    def rim(x: np.ndarray, y: np.ndarray) -> Measured:
         return exponential(difference_of_means(rims[x], rims[y], people[x], people[y], seed=seed))
 
     sides = (people[a], people[num:])
@@ -115,7 +115,7 @@ def compare(
             control = {name: e.interval for name, e in told_apart(first, second, num_repeats=1)[0].items()}
             controls.append(control | {"rim": rim(first, second)})
     if controls:
-        averages = {name: Interval.averaged([control[name] for control in controls]) for name in controls[0]}
+        averages = {name: Measured.averaged([control[name] for control in controls]) for name in controls[0]}
         figures |= {f"{name}_control": average for name, average in averages.items()}
     else:
         notes.append(
@@ -143,6 +143,6 @@ def matched(sets: tuple[LesionPatches, ...], *, num_pairs: int, seed: int) -> li
     return [part[order] for part in chosen]
 
 
-def exponential(estimate: Interval) -> Interval:
+def exponential(estimate: Measured) -> Measured:
     """Of the mean of logarithms: the geometric mean."""
-    return Interval(*(float(np.exp(figure)) for figure in (estimate.value, estimate.low, estimate.high)))
+    return Measured(*(float(np.exp(figure)) for figure in (estimate.value, estimate.low, estimate.high)))

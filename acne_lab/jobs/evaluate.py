@@ -20,7 +20,7 @@ from acne_lab.data.lineage import Lineage, require_unseen
 from acne_lab.data.table import SPLITS, ImageTable, first_lines
 from acne_lab.jobs.comparison import compare, exponential
 from acne_lab.jobs.patches import LesionPatches, boxes_of, edited_photos, spread, unedited
-from acne_lab.metrics.two_sample import Interval, mean_by_subject
+from acne_lab.metrics.two_sample import Measured, mean_by_subject
 from acne_lab.report.realism import before_and_after, write_realism_report
 from acne_lab.runs import Run, file_key, find_table, open_run
 from acne_lab.tracking import log_and_finish
@@ -203,7 +203,7 @@ def look_at_edits(
     return pd.DataFrame(figures), {name: shown[name] for name in edited.classes if name in shown}
 
 
-def figures_of_photos(photos: pd.DataFrame, *, seed: int) -> dict[str, Interval]:
+def figures_of_photos(photos: pd.DataFrame, *, seed: int) -> dict[str, Measured]:
     """Seams (geometric mean of the ratios) and colours, with intervals over subjects."""
     people = photos["subject"].tolist()
     seam = mean_by_subject(np.log(photos["seam"]), people, seed=seed)

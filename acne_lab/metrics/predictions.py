@@ -189,7 +189,7 @@ def read_predictions(path: Path) -> Predictions:
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not hold a grader's predictions ({error}): give the predictions.parquet of a finished run, "
-            "or train the grader again"
+            f"or remove {path.parent} and repeat what made it"
         ) from error
 
 

@@ -5,6 +5,9 @@ where one camera took the mild cases, a worse camera may be nothing but a harder
 severities that a slice has, so it is comparable between slices that have the same ones; `classes` says which.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
@@ -16,32 +19,66 @@ SLICES = ("skin_tone", "camera", "photo_size", "source", "face_found", "lesion_s
 IN_TERCILES = {"lesion_size": ("small", "medium", "large")}
 LEAST_SHARE = 0.02  # of the images; rarer values are put together
 OTHERS = "other"
-COLUMNS = ("slice", "value", "num_images", "num_subjects", "classes")
-FIGURES = ("balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "accuracy", "mae_grade")
+LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
+FIGURES = ("balanced_accuracy", "accuracy", "mae_grade")
 
 
-def slice_figures(predictions: Predictions, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> pd.DataFrame:
-    """A row for each value of each slice that the predictions' columns tell apart; those of one value say nothing.
+class Slice(NamedTuple):
+    """The images that share a value: the names of their files, whoever grades them."""
+
+    name: str
+    value: str
+    files: frozenset[str]
+
+
+def slices_of(predictions: Predictions) -> list[Slice]:
+    """A slice for each value that the predictions' columns tell apart, in the order of `SLICES`; of one value none."""
+    found = []
+    for name in (name for name in SLICES if name in predictions.frame):
+        values = slice_values(predictions.frame[name], terciles=IN_TERCILES.get(name))
+        if values.nunique() > 1:
+            files = predictions.frame["file_name"].to_numpy()
+            there = {value: (values == value).to_numpy(dtype=bool, na_value=False) for value in ordered(values, name)}
+            found += [Slice(name, value, frozenset(files[keep])) for value, keep in there.items()]
+    return found
+
+
+def figures_of_slice(
+    runs: Sequence[Predictions], part: Slice, *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> dict | None:
+    """How well one grader, or an arm's graders of several seeds, grade a slice; None where they have none of it.
 
     Args:
-        predictions: of one split.
-        num_resamples, seed: of the intervals, see `subject_bootstrap`.
+        runs: predictions of one split, of every seed.
+        part: one of `slices_of`.
+        num_resamples, seed: of the interval, see `subject_bootstrap`.
 
     Returns:
-        slice, value (text); num_images, num_subjects; classes, the severities that occur, mild first, joined by ", ";
-        balanced_accuracy with the ends of its 95 % interval over people (NaN where it has none), accuracy, mae_grade.
+        num_images, num_subjects; classes, the severities that occur, mild first; balanced_accuracy, with its 95 %
+        interval over people, balanced_accuracy_low and _high, None where it has none or of fewer than LEAST_PEOPLE;
+        accuracy, mae_grade. Of several seeds these are means.
     """
-    rows = []
-    for name in SLICES:
-        if name not in predictions.frame:
-            continue
-        values = slice_values(predictions.frame[name], terciles=IN_TERCILES.get(name))
-        if values.nunique() < 2:
-            continue
-        for value in ordered(values, name):
-            part = predictions.where((values == value).to_numpy(dtype=bool, na_value=False))
-            rows.append({"slice": name, "value": value, **_figures_of(part, num_resamples, seed)})
-    return pd.DataFrame(rows, columns=[*COLUMNS, *FIGURES])
+    kept = [run.frame["file_name"].isin(part.files).to_numpy() for run in runs]
+    cut = [run.where(keep) for run, keep in zip(runs, kept) if keep.any()]
+    if not cut:
+        return None
+    reports = [grading_report(run.probabilities, run.labels, run.classes, predicted=run.predicted) for run in cut]
+    num_subjects = len(set(cut[0].people))
+    low = high = None
+    if num_subjects >= LEAST_PEOPLE:
+        interval = subject_bootstrap(cut, num_resamples=num_resamples, seed=seed)["balanced_accuracy"]
+        low, high = interval.low, interval.high
+    means = {name: float(np.mean([each[name] for each in reports])) for name in FIGURES}
+    return {
+        "num_images": len(cut[0]),
+        "num_subjects": num_subjects,
+        "classes": [name for name in cut[0].classes if reports[0]["recall"][name] is not None],
+        "balanced_accuracy": means["balanced_accuracy"],
+        "balanced_accuracy_low": low,
+        "balanced_accuracy_high": high,
+        "accuracy": means["accuracy"],
+        "mae_grade": means["mae_grade"],
+    }
 
 
 def slice_values(column: pd.Series, *, terciles: tuple[str, str, str] | None = None) -> pd.Series:
@@ -76,19 +113,3 @@ def _word(value: object) -> str:
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, int | float | np.number) else str(value)
-
-
-def _figures_of(part: Predictions, num_resamples: int, seed: int) -> dict:
-    report = grading_report(part.probabilities, part.labels, part.classes, predicted=part.predicted)
-    interval = subject_bootstrap([part], num_resamples=num_resamples, seed=seed)["balanced_accuracy"]
-    low, high = (np.nan if end is None else end for end in (interval.low, interval.high))
-    return {
-        "num_images": len(part),
-        "num_subjects": len(set(part.people)),
-        "classes": ", ".join(name for name in part.classes if report["recall"][name] is not None),
-        "balanced_accuracy": report["balanced_accuracy"],
-        "balanced_accuracy_low": low,
-        "balanced_accuracy_high": high,
-        "accuracy": report["accuracy"],
-        "mae_grade": report["mae_grade"],
-    }

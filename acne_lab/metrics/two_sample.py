@@ -2,15 +2,18 @@
 
 Patches of one person are not independent, so everything here counts by subject: pairs within one subject are left out
 of the distance, no subject is on both sides of a fold, and intervals resample subjects. Both figures are then ratios of
-sums over pairs of subjects, and a resample only weighs these sums anew.
+sums over pairs of subjects, and a resample only weighs these sums anew. What several runs or the seeds of an arm say
+together is `statistics`'.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
+
+from acne_lab.metrics.statistics import expanded_tail
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -18,6 +21,7 @@ NUM_FOLDS = 5
 NUM_REPEATS = 4  # of the cross-validation: how subjects are dealt out moves the area
 WEIGHT_DECAY = 1e-3  # of the classifier, whose inputs have unit length on average
 MIN_SUBJECTS = 4  # on each side; an interval over fewer people says nothing
+NONE = (-np.inf, np.inf)  # no limits
 MOST_OF_ONE = 3  # medians: vectors of one subject beyond that say more of this subject than of the set
 
 
@@ -25,7 +29,7 @@ People = tuple[Sequence[str], Sequence[str]]  # names of the subjects of one sid
 
 
 @dataclass(frozen=True)
-class Interval:
+class Measured:
     """A figure and its 95 % interval over subjects."""
 
     value: float
@@ -33,7 +37,7 @@ class Interval:
     high: float
 
     @classmethod
-    def averaged(cls, estimates: Sequence["Interval"]) -> "Interval":
+    def averaged(cls, estimates: Sequence["Measured"]) -> "Measured":
         """Means of the values and of the ends of the intervals.
 
         The result is not a 95 % interval: its ends say how wide the interval of one estimate is on average, and a mean
@@ -43,7 +47,7 @@ class Interval:
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class Resampled:
     """A figure, and the same of resampled subjects.
 
     Args:
@@ -51,34 +55,36 @@ class Estimate:
         resampled: [NUM_RESAMPLES], NaN where a resample has no pair of subjects.
         widening: of the interval around the value.
         limits: between which the figure lies.
+        tail: share of the resampled beyond each end of the interval.
     """
 
     value: float
     resampled: np.ndarray
     widening: float = 1.0
-    limits: tuple[float, float] = (-np.inf, np.inf)
+    limits: tuple[float, float] = NONE
+    tail: float = (1 - CONFIDENCE) / 2
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> Measured:
         """The value between percentiles of the resampled ones (Efron 1979)."""
-        tail = 50 * (1 - CONFIDENCE)
-        ends = np.nanpercentile(self.resampled, [tail, 100 - tail])
+        ends = np.nanquantile(self.resampled, [self.tail, 1 - self.tail])
         low, high = np.clip(self.value + self.widening * (ends - self.value), *self.limits)
-        return Interval(self.value, float(low), float(high))
+        return Measured(self.value, float(low), float(high))
 
-    def minus(self, other: "Estimate") -> "Estimate":
+    def minus(self, other: "Resampled") -> "Resampled":
         """The difference, resample by resample: both must have been made with the same `people` and `seed`.
 
         What both have in common, such as the very subjects they are compared with, then cancels out of the interval.
         """
-        assert self.widening == other.widening
-        return Estimate(self.value - other.value, self.resampled - other.resampled, self.widening)
+        assert (self.widening, self.tail) == (other.widening, other.tail)
+        return replace(self, value=self.value - other.value, resampled=self.resampled - other.resampled, limits=NONE)
 
-    def over(self, other: "Estimate") -> "Estimate":
+    def over(self, other: "Resampled") -> "Resampled":
         """The ratio, likewise."""
-        assert self.widening == other.widening == 1
+        assert self.widening == other.widening == 1 and self.tail == other.tail
         with np.errstate(invalid="ignore", divide="ignore"):
-            return Estimate(float(np.divide(self.value, other.value)), self.resampled / other.resampled)
+            value, resampled = float(np.divide(self.value, other.value)), self.resampled / other.resampled
+        return replace(self, value=value, resampled=resampled, limits=NONE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class Sample:
         return Sample(self.features[keep], np.asarray(self.subjects)[keep])
 
 
-def kernel_distance(x: Sample, y: Sample, *, seed: int = 0, people: People | None = None) -> Estimate:
+def kernel_distance(x: Sample, y: Sample, *, seed: int = 0, people: People | None = None) -> Resampled:
     """Squared MMD with the kernel (a.b/C + 1)^3, unbiased also where a subject has many vectors.
 
     It is `distances.kernel_distance` (Binkowski et al. 2018, section 4) over pairs of different subjects: two patches
@@ -118,7 +124,7 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0, people: People | Non
         x, y: the two sets, e.g. real and edited.
         seed: of the resamples.
         people: the subjects of both sides from whom is resampled, where more than those of x and y: two estimates
-            with the same are compared by `Estimate.minus`.
+            with the same are compared by `Resampled.minus`.
     """
     group, sides = _numbered(x, y, people)
     num = len(sides)
@@ -143,7 +149,7 @@ def kernel_distance(x: Sample, y: Sample, *, seed: int = 0, people: People | Non
 
 def classifier_auc(
     x: Sample, y: Sample, *, seed: int = 0, num_repeats: int = NUM_REPEATS, people: People | None = None
-) -> tuple[Estimate, np.ndarray]:
+) -> tuple[Resampled, np.ndarray]:
     """Area under the ROC curve of a classifier that tells y from x, on subjects that it has not learned from.
 
     L2-penalised logistic regression, cross-validated by subject; 0.5: it cannot, 1: at a glance. A pair counts where
@@ -180,24 +186,28 @@ def classifier_auc(
             pairs += _between_subjects(np.ones_like(above), whose[high], whose[low], num)
     area = _resampled(lambda weights: _ratio(weights, wins, pairs), sides, seed)
     widening = float(np.sqrt(1 + NUM_FOLDS / (NUM_FOLDS - 1)))
-    return Estimate(area.value, area.resampled, widening, limits=(0.0, 1.0)), score
+    return Resampled(area.value, area.resampled, widening, limits=(0.0, 1.0)), score
 
 
-def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Interval:
-    """Mean of values, with an interval that resamples subjects."""
+def mean_by_subject(values: Sequence[float], subjects: Sequence[str], *, seed: int = 0) -> Measured:
+    """Mean of values, with an interval that resamples subjects, see `ratio_by_subject`."""
     return ratio_by_subject(values, np.ones(len(values)), subjects, seed=seed).interval
 
 
-def ratio_by_subject(over: Sequence[float], under: Sequence[float], subjects: Sequence[str], *, seed: int) -> Estimate:
-    """Sum of `over` by sum of `under`, with resampled subjects; two estimates of the same people may be subtracted."""
+def ratio_by_subject(over: Sequence[float], under: Sequence[float], subjects: Sequence[str], *, seed: int) -> Resampled:
+    """Sum of `over` by sum of `under`, with resampled subjects; two of the same people may be subtracted.
+
+    Its interval is as wide as those of graders' figures: `statistics.expanded_tail`.
+    """
     _, group = np.unique(np.asarray(subjects), return_inverse=True)
     totals, counts = np.bincount(group, weights=over), np.bincount(group, weights=under)
-    return _resampled(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed)
+    found = _resampled(lambda w: (w @ totals) / (w @ counts), np.zeros(len(totals), dtype=int), seed)
+    return replace(found, tail=expanded_tail(CONFIDENCE, len(totals)))
 
 
 def difference_of_means(
     x: Sequence[float], y: Sequence[float], of_x: Sequence[str], of_y: Sequence[str], *, seed: int = 0
-) -> Interval:
+) -> Measured:
     """Mean of y less mean of x, with an interval that resamples the subjects `of_x` and `of_y`."""
     _, group = np.unique(np.concatenate([np.asarray(of_x), np.asarray(of_y)]), return_inverse=True)
     num, parts = group.max() + 1, np.split(group, [len(of_x)])
@@ -302,7 +312,7 @@ def _ratio(weights: np.ndarray, total: np.ndarray, count: np.ndarray) -> np.ndar
     return ((weights @ total) * weights).sum(axis=1) / ((weights @ count) * weights).sum(axis=1)
 
 
-def _resampled(figure: Callable[[np.ndarray], np.ndarray], sides: np.ndarray, seed: int) -> Estimate:
+def _resampled(figure: Callable[[np.ndarray], np.ndarray], sides: np.ndarray, seed: int) -> Resampled:
     """`figure` of weights [B, S]: for all subjects once, and for resamples of each side."""
     rng = np.random.default_rng(seed)
     weights = np.zeros((NUM_RESAMPLES, len(sides)))
@@ -310,4 +320,4 @@ def _resampled(figure: Callable[[np.ndarray], np.ndarray], sides: np.ndarray, se
         there = np.flatnonzero(sides == side)
         weights[:, there] = rng.multinomial(len(there), np.full(len(there), 1 / len(there)), size=NUM_RESAMPLES)
     with np.errstate(invalid="ignore"):
-        return Estimate(float(figure(np.ones((1, len(sides))))[0]), figure(weights))
+        return Resampled(float(figure(np.ones((1, len(sides))))[0]), figure(weights))

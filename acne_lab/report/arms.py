@@ -8,48 +8,15 @@ run once logged. A grader without predictions, of an older version or removed, k
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import Estimate, subject_bootstrap, t_interval
 from acne_lab.metrics.totals import flat
+from acne_lab.report.names import KINDS
 
 PRIMARY = "balanced_accuracy"  # the one figure that arms are tested on; the others describe
-
-
-class Kind(NamedTuple):
-    """How a figure is written, and which end of it is the good one."""
-
-    title: str
-    digits: int = 3
-    higher_is_better: bool = True
-
-
-KINDS = {
-    PRIMARY: Kind("balanced accuracy"),
-    "accuracy": Kind("accuracy"),
-    "macro_f1": Kind("macro F1"),
-    "macro_precision": Kind("macro precision"),
-    "macro_sensitivity": Kind("macro sensitivity"),
-    "macro_specificity": Kind("macro specificity"),
-    "youden": Kind("Youden index"),
-    "kappa": Kind("quadratic kappa"),
-    "mae_grade": Kind("MAE of grade", higher_is_better=False),
-    "ece": Kind("ECE", higher_is_better=False),
-    "mae_count": Kind("MAE of count", 2, higher_is_better=False),
-    "rmse_count": Kind("RMSE of count", 2, higher_is_better=False),
-    "grade_from_count.accuracy": Kind("accuracy, grade from count"),
-    "grade_from_count.balanced_accuracy": Kind("balanced accuracy, grade from count"),
-    "count_from_grade.mae": Kind("MAE of count from grade", 2, higher_is_better=False),
-    "count_from_grade.rmse": Kind("RMSE of count from grade", 2, higher_is_better=False),
-}
-
-
-def kind(figure: str) -> Kind:
-    """That of a figure's name, e.g. `kappa` or `recall.mild`."""
-    return KINDS.get(figure) or Kind(f"recall {figure.removeprefix('recall.')}")
 
 
 @dataclass(frozen=True)

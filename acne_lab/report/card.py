@@ -13,30 +13,13 @@ import pandas as pd
 import yaml
 
 from acne_lab.data.table import replace_text
+from acne_lab.report import names
 from acne_lab.report.collect import without_machine_paths
 from acne_lab.report.parts import SOURCE_NAMES, counted, markdown_templates
 
 CARD = "model_card.md"
-FIGURES = {  # of metrics.json, in the order of the card
-    "balanced_accuracy": "balanced accuracy",
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "macro_precision": "macro precision",
-    "macro_specificity": "macro specificity",
-    "youden": "Youden index",
-    "kappa": "quadratic-weighted kappa",
-    "mae_grade": "mean absolute error, in grades",
-    "ece": "expected calibration error",
-    "mae_count": "mean absolute error, in lesions",
-}
-FACTORS = {  # columns of predictions
-    "skin_tone": "skin tone",
-    "camera": "camera",
-    "photo_size": "size of the photograph",
-    "face_found": "whether a face was found",
-    "lesion_size": "size of the lesions",
-}
 BALANCE = {"only": "generated or edited images alone", "permute_labels": "labels permuted: a null that must not work"}
+FITTED = {"temperature": "the temperature", "weights": "the weights of the classes"}  # of the config's decision
 FEW_PEOPLE = 30  # of a test: below, an interval over people is a rough one
 
 
@@ -68,7 +51,7 @@ def write_card(run_dir: Path, *, parts: Mapping[str, pd.DataFrame], columns: Ite
     Args:
         run_dir: `runs/train/NAME-KEY`, with config.yaml, metrics.json and environment.json.
         parts: rows of image tables by "train", "val" and "test": severity, subject, source.
-        columns: of its predictions, of which some are groups of images (`FACTORS`).
+        columns: of its predictions, of which some are groups of images (`names.SLICES`).
     """
     run_dir = Path(run_dir).resolve()
     config = yaml.safe_load((run_dir / "config.yaml").read_text())
@@ -77,17 +60,19 @@ def write_card(run_dir: Path, *, parts: Mapping[str, pd.DataFrame], columns: Ite
     classes = metrics["classes"]
     facts = {
         "name": run_dir.name,
+        "command": f"acne-lab explain run={run_dir.name}",
         "details": details(config, metrics, environment),
         "classes": classes,
         "parts": [Part(name, rows) for name, rows in parts.items()],
-        "factors": [word for name, word in FACTORS.items() if name in columns],
-        "figures": [row for name, word in FIGURES.items() if (row := figure(metrics, name, word))],
+        "factors": [word for name, word in names.SLICES.items() if name in columns and name != "source"],
+        "figures": figures(metrics),
         "recall": [(name, *(of_class(metrics[split], name) for split in ("val", "test"))) for name in classes],
         "confusion": list(zip(classes, metrics["test"]["confusion"])),
         "num_test": counted(metrics["test"]["num_test"], "photograph"),
         "people": people(metrics),
         "lineage": lineage(metrics["lineage"]),
-        "decision": decision(metrics["decision"], classes),
+        "decision": decision(metrics["decision"], config["decision"], classes),
+        "fitted": [words for name, words in FITTED.items() if config["decision"][name]],
         "chosen_on": metrics["test_opened"]["chosen_on"],
         "opened": metrics["test_opened"],
         "chance": f"{1 / max(len([c for c in classes if of_class(metrics['test'], c) != 'none']), 1):.3f}",
@@ -120,6 +105,12 @@ def details(config: Mapping, metrics: Mapping, environment: Mapping) -> dict[str
         "Protocol": str(config.get("protocol", "")),
         "Made with": f"acne_lab {environment['code']}, torch {packages['torch']}",
     }
+
+
+def figures(metrics: Mapping) -> list[tuple[str, str, str]]:
+    """A row for each figure of the card that is defined."""
+    described = {name: each.words for name, each in names.KINDS.items() if each.words}
+    return [row for name, words in described.items() if (row := figure(metrics, name, words))]
 
 
 def figure(metrics: Mapping, name: str, word: str) -> tuple[str, str, str] | None:
@@ -162,13 +153,15 @@ def lineage(about: Mapping) -> str:
     return f"{seen} The people on {share:.1%} of the test images are on some of them: the test flatters it."
 
 
-def decision(decided: Mapping, classes: list[str]) -> str:
-    """How probabilities become grades."""
-    text = f"Probabilities are calibrated with a temperature of {decided['temperature']:.2f}"
+def decision(decided: Mapping, fitted: Mapping, classes: list[str]) -> str:
+    """How probabilities become grades; `fitted` says of temperature and weights whether they were asked for."""
+    text = "Probabilities are the network's own, not calibrated"
+    if fitted["temperature"]:
+        text = f"Probabilities are calibrated with a temperature of {decided['temperature']:.2f}"
     if decided["weights"] is None:
         return f"{text}; the grade is the most probable one."
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in zip(classes, decided["weights"]))
-    return f"{text} and weighed ({weights}); the grade is the one that weighs most."
+    return f"{text}; the grade is the most probable one after weighing ({weights})."
 
 
 def caveats(metrics: Mapping, parts: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -46,6 +46,7 @@ class Stage:
         samples: pictures in samples/, sorted by name.
         table: the image table a prepare or generate run made; None for the others.
         predictions: what a grader's run said of every validation and test image; None without.
+        has_broken_predictions: they are there, and cannot be read.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Stage:
     samples: tuple[Path, ...]
     table: ImageTable | None
     predictions: Predictions | None
+    has_broken_predictions: bool
 
     @property
     def is_gan(self) -> bool:
@@ -236,7 +238,9 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
         state = "done" if (run_dir / "DONE").is_file() else "unfinished"
     config_text = _read_text(run_dir / "config.yaml") if run else ""
     has_table = bool(run) and (run_dir / "table" / "metadata.csv").is_file()
-    has_predictions = state == "done" and (run_dir / "predictions.parquet").is_file()
+    predictions = run_dir / "predictions.parquet"
+    has_predictions = state == "done" and predictions.is_file()
+    kept = _read_predictions(predictions) if has_predictions else None
     return Stage(
         name=name,
         job=entry["job"],
@@ -252,7 +256,8 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
         environment=_read_json(run_dir / "environment.json") if run else {},
         samples=tuple(sorted((run_dir / "samples").glob("*.png"))) if run else (),
         table=_read_table(run_dir, runs_dir) if has_table else None,
-        predictions=read_predictions(run_dir / "predictions.parquet") if has_predictions else None,
+        predictions=kept,
+        has_broken_predictions=has_predictions and kept is None,
     )
 
 
@@ -286,6 +291,14 @@ def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], re
         null="added" if permuted is True else permuted or "",
         is_leaked=bool(config.get("leak")),
     )
+
+
+def _read_predictions(path: Path) -> Predictions | None:
+    """None of a damaged file: the figures that the run has noted are left."""
+    try:
+        return read_predictions(path)
+    except ValueError:
+        return None
 
 
 def _of_test(predictions: Predictions | None) -> Predictions | None:

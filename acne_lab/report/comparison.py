@@ -3,7 +3,8 @@
 Two kinds of luck stand between a difference and a conclusion. The luck of training: other seeds would give other
 graders, and Student's interval over the differences seed by seed says how far that goes. The luck of the people who
 were tested: the permutation test swaps the two arms' answers person by person, and the bootstrap draws other people.
-An arm is called better or worse only where both agree, after Holm's correction for all comparisons of the study.
+An arm is called better or worse only where both agree, after Holm's correction for all comparisons of the study. One
+seed says nothing of the luck of training, so with one seed no arm is called either.
 
 All of it is about one figure, balanced accuracy, which was chosen before any result was seen.
 """
@@ -26,7 +27,8 @@ from acne_lab.metrics.statistics import (
 from acne_lab.report.arms import PRIMARY, Arm
 
 ALPHA = 0.05
-BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED = "better", "worse", "not told apart", "not tested"
+BETTER, WORSE, NOT_TOLD_APART = "better", "worse", "not told apart"
+NOT_TESTED, ONE_SEED = "not tested", "one seed"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ class Contrast:
 
     @property
     def verdict(self) -> str:
-        """Better or worse need a corrected p below 0.05, and of several seeds an interval without 0."""
+        """Better or worse need a corrected p below 0.05 and an interval over seeds without 0, so more than one seed."""
         if self.p_holm is None:
             return NOT_TESTED
-        of_seeds = self.difference.half_width is None or self.difference.excludes_zero
-        if self.p_holm >= ALPHA or not of_seeds:
+        if self.difference.half_width is None:
+            return ONE_SEED
+        if self.p_holm >= ALPHA or not self.difference.excludes_zero:
             return NOT_TOLD_APART
         return BETTER if self.difference.mean > 0 else WORSE
 

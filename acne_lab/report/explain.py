@@ -13,15 +13,13 @@ import pandas as pd
 from PIL import Image
 
 from acne_lab.data.table import replace_text
-from acne_lab.report import plots
+from acne_lab.report import names, plots
 from acne_lab.report.attribution import heat_picture, rates_figure
 from acne_lab.report.parts import Drawing, Picture, as_drawing, counted, html_templates, slug
-from acne_lab.report.slices import TITLES as TITLES_OF_SLICES
 
 SIDE = 400  # px of a picture: twice what the page shows, for sharp screens
 TITLES = ("photograph", "what raises the grade", "what speaks for its answer", "random weights: raises")
 MAPS = ("severity", "prediction", "random")  # of the last three
-LEAST_PEOPLE = 8  # on a slice, for an interval
 OUTCOMES = {True: "graded right", False: "graded wrong"}
 
 Figure = Mapping[str, float | None]  # value, low, high
@@ -90,6 +88,14 @@ def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Pa
     }
     replace_text(folder / "report.html", html_templates().get_template("explain.html.j2").render(facts))
     return folder / "report.html"
+
+
+def chosen_rows(rows: pd.DataFrame, num: int) -> list[int]:
+    """Positions of the photographs on the page: of each severity `num` graded right and `num` not, evenly spread."""
+    chosen = []
+    for _, group in rows.groupby(["severity", "right"]):
+        chosen += group.index[np.linspace(0, len(group) - 1, min(num, len(group))).round().astype(int)].tolist()
+    return chosen
 
 
 def on_page(each: Shown) -> list[Picture]:
@@ -166,17 +172,16 @@ def slice_rows(slices: Sequence[Mapping]) -> list[dict]:
     """A row for each value of each slice: names, numbers, and (value, interval) of balanced accuracy."""
     rows = []
     for each in slices:
-        low, high = each["balanced_accuracy_low"], each["balanced_accuracy_high"]
-        enough = low is not None and each["num_subjects"] >= LEAST_PEOPLE
-        figure = {"value": each["balanced_accuracy"], "low": low if enough else None, "high": high}
-        name = TITLES_OF_SLICES.get(each["slice"], each["slice"])
+        figure = {"value": each["balanced_accuracy"]}
+        figure |= {end: each[f"balanced_accuracy_{end}"] for end in ("low", "high")}
+        name = names.SLICES[each["slice"]]
         rows.append(
             {
                 "name": "" if rows and rows[-1]["slice"] == name else name,
                 "slice": name,
                 "value": each["value"],
                 "photographs": (f"{each['num_images']:,}", counted(each["num_subjects"], "subject")),
-                "classes": each["classes"],
+                "classes": ", ".join(each["classes"]),
                 "balanced_accuracy": with_interval(figure, "{:.2f}"),
                 "accuracy": f"{each['accuracy']:.2f}",
                 "mae_grade": f"{each['mae_grade']:.2f}",

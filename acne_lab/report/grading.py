@@ -11,31 +11,17 @@ import pandas as pd
 from acne_lab.metrics.calibration import reliability
 from acne_lab.report import explain
 from acne_lab.report import grading_plots as plots
-from acne_lab.report.arms import PRIMARY, Arm, figures_of, kind
+from acne_lab.report.arms import PRIMARY, Arm, figures_of
 from acne_lab.report.collect import Study
 from acne_lab.report.comparison import BETTER, WORSE, Contrast
 from acne_lab.report.grading_plots import Row
+from acne_lab.report.names import kind
 from acne_lab.report.parts import NOT_RUN, Drawing, as_drawing, counted, score
 from acne_lab.report.reading import estimated, known, points, probability
 from acne_lab.report.slices import slices_facts
 
 INFLATED = "inflated"  # a leaked arm is no better for being above the others
 MARKS = {BETTER: "▲", WORSE: "▼", INFLATED: "△"}
-DESCRIBED = [  # figures in the table of all of them, with their heads; recalls come behind the first
-    ("accuracy", "accu-<br>racy"),
-    ("macro_f1", "macro<br>F1"),
-    ("macro_precision", "preci-<br>sion"),
-    ("macro_specificity", "speci-<br>ficity"),
-    ("youden", "Youden"),
-    ("kappa", "kappa"),
-    ("mae_grade", "MAE of<br>grade"),
-    ("ece", "ECE"),
-    ("mae_count", "MAE of<br>count"),
-    ("rmse_count", "RMSE of<br>count"),
-    ("grade_from_count.balanced_accuracy", "bal. acc.<br>by count"),
-    ("count_from_grade.mae", "MAE, count<br>by grade"),
-    ("count_from_grade.rmse", "RMSE, count<br>by grade"),
-]
 FINEST_RANGE = 0.1  # of a column's shades: noise must not look like a difference
 
 
@@ -174,7 +160,7 @@ def _described(study: Study) -> dict | None:
     """Every figure of every arm, with shades from the worst to the best of its column."""
     there = figures_of(study.arms)
     recalls = [(name, "recall<br>{}", name.removeprefix("recall.")) for name in there if name.startswith("recall.")]
-    heads = [(name, head, "") for name, head in DESCRIBED if name in there]
+    heads = [(name, kind(name).head, "") for name in there if kind(name).head]
     heads = [*heads[:1], *recalls, *heads[1:]]
     if not heads:
         return None

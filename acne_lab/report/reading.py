@@ -10,29 +10,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from acne_lab.metrics.statistics import Estimate
 from acne_lab.report.arms import PRIMARY, Arm
 from acne_lab.report.collect import Stage, Study
-from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, WORSE, Contrast
+from acne_lab.report.comparison import BETTER, NOT_TESTED, NOT_TOLD_APART, ONE_SEED, WORSE, Contrast
 from acne_lab.report.parts import NOT_RUN, counted, duration, score, shared_subjects
 
 MANY_ARMS = 12  # from which on the summary names no score of each
 
 
 def answer(study: Study) -> list[str]:
-    """What the study answers, in a few sentences; [] of a study without two tested arms."""
+    """What the study answers, in a few sentences; [] of a study without two tested arms that has its baseline."""
     compared = study.compared.labels or study.compared.arms
     if not compared:
-        return []
+        return _without_baseline(study)
     arms = {name: arm for arm in study.arms for name in (arm.name, arm.label)}
     controls = {name for name in compared if study.role(arms[name]) in ("null", "leaked")}
     asked = {name: each for name, each in compared.items() if name not in controls}
     baseline = next(iter(compared.values())).baseline
     over = f" over all {len(study.backbones)} backbones" if study.compared.labels else ""
     said = []
-    better, worse, rest, untested = (
-        _by_size(asked, verdict) for verdict in (BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED)
+    better, worse, rest, untested, of_one_seed = (
+        _by_size(asked, verdict) for verdict in (BETTER, WORSE, NOT_TOLD_APART, NOT_TESTED, ONE_SEED)
     )
     if better:
         said.append(f"Better than “{baseline}”{over}: {', '.join(_told(*each) for each in better)}.")
-    elif asked and len(untested) < len(asked):
+    elif worse or rest:
         said.append(f"No arm is shown to be better than “{baseline}”{over}.")
     if worse:
         said.append(f"Worse: {', '.join(_told(*each) for each in worse)}.")
@@ -41,9 +41,18 @@ def answer(study: Study) -> list[str]:
     if untested:
         names = ", ".join(f"“{name}” {points(each.difference.mean)}" for name, each in untested)
         said.append(f"Not tested, for want of predictions of both: {names} points.")
-    if len(study.seeds) < 2:
-        said.append("One seed: this compares these graders on these people, not the ways to train them.")
+    if of_one_seed:
+        names = ", ".join(_untold(*each) for each in of_one_seed)
+        said.append(f"One seed compares these graders on these people, not the ways to train them: {names}.")
     return said + _controls(study, {name: compared[name] for name in compared if name in controls}, arms)
+
+
+def _without_baseline(study: Study) -> list[str]:
+    """Which arm to add where arms were tested and the one that they are to be compared with was not run."""
+    if not any(arm.test for arm in study.arms) or any(study.is_baseline(arm) for arm in study.arms):
+        return []
+    missing = f"“{study.baseline}”, the baseline," if study.baseline else "the study's baseline"
+    return [f"Nothing is compared: {missing} was not run. Add it to the arms, with the same seeds, and repeat."]
 
 
 def _by_size(compared: Mapping[str, Contrast], verdict: str) -> list[tuple[str, Contrast]]:
@@ -255,13 +264,19 @@ def _of_people(study: Study) -> list[str]:
         said.append(
             f"p: the two arms' answers are swapped person by person ({people} people, all seeds together), "
             "and p is how often chance makes as large a difference of balanced accuracy. “p, Holm” is corrected for "
-            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and, of several seeds, an interval "
-            "over seeds without 0. “Not told apart” does not mean equal: the interval says how large a difference may "
-            "be."
+            f"the family of {sizes}. “Better” and “worse” need this p below 0.05 and an interval over seeds without 0, "
+            "so several seeds. “Not told apart” does not mean equal: the interval says how large a difference may be."
         )
+    said += [
+        f"The predictions of “{stage.name}” cannot be read: remove runs/{stage.run} and repeat the study."
+        for stage in study.stages
+        if stage.has_broken_predictions
+    ]
     noted = [arm.name for arm in study.arms if arm.num_noted]
     if noted and len(noted) == sum(bool(arm.test) for arm in study.arms):
-        said.append("No grader has left its predictions, so all figures are as the runs noted them, and untested.")
+        said.append(
+            "No grader has left predictions that can be read, so all figures are as the runs noted them, and untested."
+        )
     elif noted:
         said.append(f"As the runs noted them, not recomputed, for want of predictions: {_quoted(noted)}.")
     return said
@@ -275,7 +290,10 @@ def _budget(study: Study) -> list[str]:
     if len(study.graders) < 2 or len(sizes) > 1 or None in (pair := next(iter(sizes))):
         return []
     size, num = pair
-    return [f"Every grader was shown the same number of images, {size * num:,} in {num} epochs, whatever its set."]
+    return [
+        f"Every grader was shown the same number of images, {size * num:,} in "
+        f"{counted(num, 'epoch')}, whatever its set."
+    ]
 
 
 def _lineage_of_arms(study: Study) -> list[str]:

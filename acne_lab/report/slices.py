@@ -4,24 +4,14 @@ Of a study of several backbones only the baselines are shown, a column each: arm
 than anyone reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from itertools import groupby
 
-import numpy as np
-
-from acne_lab.metrics.grading import confusion_figures
-from acne_lab.metrics.predictions import Predictions
-from acne_lab.metrics.slices import IN_TERCILES, SLICES, ordered, slice_values
-from acne_lab.metrics.statistics import subject_bootstrap
-from acne_lab.report.arms import PRIMARY
+from acne_lab.metrics.slices import figures_of_slice, slices_of
+from acne_lab.report import names
 from acne_lab.report.collect import Study
 
 NUM_RESAMPLES = 1000
-TITLES = {
-    "skin_tone": "skin tone",
-    "photo_size": "size of the photograph",
-    "face_found": "face found",
-    "lesion_size": "size of the lesions",
-}
 
 
 def slices_facts(study: Study) -> dict | None:
@@ -35,24 +25,21 @@ def slices_facts(study: Study) -> dict | None:
         return None
     first = next(iter(runs.values()))[0]
     tables = []
-    for name in (name for name in SLICES if name in first.frame):
-        values = slice_values(first.frame[name], terciles=IN_TERCILES.get(name))
-        if values.nunique() < 2:
-            continue
+    for name, parts in groupby(slices_of(first), key=lambda part: part.name):
         rows = []
-        for value in ordered(values, name):
-            files = set(first.frame["file_name"][(values == value).to_numpy(dtype=bool, na_value=False)])
-            part = _cut(first, files)
+        for part in parts:
+            cells = [figures_of_slice(kept, part, num_resamples=NUM_RESAMPLES) for kept in runs.values()]
+            about = cells[0]  # that of `first`, so it is there
             rows.append(
                 {
-                    "value": value,
-                    "num_images": len(part),
-                    "num_people": len(set(part.people)),
-                    "classes": len(set(part.labels)),
-                    "cells": [_cell([cut for run in kept if (cut := _cut(run, files))]) for kept in runs.values()],
+                    "value": part.value,
+                    "num_images": about["num_images"],
+                    "num_people": about["num_subjects"],
+                    "classes": len(about["classes"]),
+                    "cells": [_cell(each) for each in cells],
                 }
             )
-        tables.append({"title": TITLES.get(name, name), "rows": rows})
+        tables.append({"title": names.SLICES[name], "rows": rows})
     if not tables:
         return None
     return {
@@ -63,22 +50,10 @@ def slices_facts(study: Study) -> dict | None:
     }
 
 
-def _cut(run: Predictions, files: set[str]) -> Predictions | None:
-    keep = run.frame["file_name"].isin(files).to_numpy()
-    return run.where(keep) if keep.any() else None
-
-
-def _cell(runs: Sequence[Predictions]) -> dict:
-    """Mean over the seeds, and its interval over people."""
-    if not runs:
+def _cell(found: Mapping | None) -> dict:
+    """Mean over the seeds, and its interval over people; empty of an arm that was not tested on the slice."""
+    if found is None:
         return {"mean": "", "interval": "", "share": 0.0}
-    mean = float(np.mean([_balanced_accuracy(run) for run in runs]))
-    interval = subject_bootstrap(runs, num_resamples=NUM_RESAMPLES)[PRIMARY]
-    ends = "" if interval.low is None else f"{interval.low:.2f} to {interval.high:.2f}"
+    mean, low, high = (found[f"balanced_accuracy{end}"] for end in ("", "_low", "_high"))
+    ends = "" if low is None else f"{low:.2f} to {high:.2f}"
     return {"mean": f"{mean:.3f}", "interval": ends, "share": mean}
-
-
-def _balanced_accuracy(run: Predictions) -> float:
-    num = len(run.classes)
-    confusion = np.bincount(run.labels * num + run.predicted, minlength=num * num).reshape(num, num)
-    return float(confusion_figures(confusion)[PRIMARY])

@@ -1,5 +1,8 @@
 """`explain` of a grader that was trained in a moment: its figures, its page, and what it refuses."""
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,11 +14,13 @@ from acne_lab.data.pack import pack
 from acne_lab.data.photo import fit_boxes
 from acne_lab.data.table import ImageTable
 from acne_lab.grade.explain import attributions
-from acne_lab.jobs.explain import chosen_rows, explain
+from acne_lab.jobs.explain import explain
 from acne_lab.jobs.graders import load_grader
 from acne_lab.jobs.study import job
 from acne_lab.jobs.train import train
 from acne_lab.metrics.attribution import coverage, enlarged, hit_rate, hits
+from acne_lab.report.explain import verdict
+from acne_lab.report.page import write_report
 
 SMALL = ("num_random=2", "num_shown=1", "num_threads=1")
 
@@ -156,10 +161,26 @@ def test_other_classes_are_refused(grader, tmp_path):
         explained(grader, f"table={other.root}")
 
 
-def test_pictures_are_spread_over_severities_and_outcomes():
-    rows = pd.DataFrame({"severity": ["a"] * 5 + ["b"] * 2, "right": [True] * 4 + [False] + [True, False]})
-    assert sorted(chosen_rows(rows, 2)) == [0, 3, 4, 5, 6]
-    assert chosen_rows(rows, 0) == []
+def test_a_studys_page_says_where_its_grader_looks(grader, run, tmp_path):
+    """From the very run that `explain` has left."""
+    runs_dir = run.path.parents[1]
+    stages = {
+        name: {"job": job, "run": str(path.relative_to(runs_dir)), "command": "", "seconds": 1.0, "reused": False}
+        for name, job, path in (("grade", "train", grader.path), ("look", "explain", run.path))
+    }
+    about = {"name": "looks", "seed": 0, "stages": stages, "arms": {"real": ["grade"]}}
+    (tmp_path / "study.json").write_text(json.dumps(about))
+    html = write_report(tmp_path, runs_dir)
+    page, markdown = Page(html.read_text()), html.with_name("report.md").read_text()
+    assert "Where graders look" in page.headings and "## Where graders look" in markdown
+    found = run.metrics["explain"]["severity"]["all"]
+    assert verdict(found) in page.text
+    head, line, row = re.findall(r"^\|.*", markdown.split("## Where graders look")[1], flags=re.MULTILINE)[:3]
+    assert row.startswith(f"| grade, {run.metrics['num_images']} photographs of the val split | ")
+    assert f" {found['hit_rate']['value']:.2f} (" in row and f" {found['area']:.0%} |" in row
+    assert head.count("|") == line.count("|") == row.count("|")
+    num_sheets = len(list((run.path / "samples").glob("*.png")))
+    assert num_sheets and len(list((tmp_path / "report_files").glob("attribution-1-*"))) == num_sheets
 
 
 def test_a_study_may_explain():

@@ -4,7 +4,7 @@ import pytest
 
 from acne_lab.metrics.grading import figures
 from acne_lab.metrics.predictions import Predictions
-from acne_lab.metrics.slices import OTHERS, slice_figures, slice_values
+from acne_lab.metrics.slices import OTHERS, figures_of_slice, slice_values, slices_of
 
 CLASSES = ("mild", "severe")
 
@@ -27,6 +27,12 @@ def predictions(severity, predicted, **columns):
     return Predictions(pd.DataFrame({**frame, **columns}), CLASSES)
 
 
+def slice_figures(given):
+    """A row for each slice."""
+    rows = [{"slice": each.name, "value": each.value, **figures_of_slice([given], each)} for each in slices_of(given)]
+    return pd.DataFrame(rows)
+
+
 def test_a_slice_on_which_the_grader_fails_is_found():
     severity = ["mild", "severe"] * 40
     dark = [k % 40 >= 20 for k in range(80)]
@@ -36,7 +42,7 @@ def test_a_slice_on_which_the_grader_fails_is_found():
     assert found["balanced_accuracy"].tolist() == [1, 0.5] and found["accuracy"].tolist() == [1, 0.5]
     assert found["mae_grade"].tolist() == [0, 0.5]
     assert found["num_images"].tolist() == [40, 40] and found["num_subjects"].tolist() == [20, 20]
-    assert set(found["classes"]) == {"mild, severe"}
+    assert all(each == ["mild", "severe"] for each in found["classes"])
 
 
 def test_figures_are_those_of_the_slices_images_alone():
@@ -64,9 +70,8 @@ def test_what_is_not_known_is_in_no_slice_and_one_value_is_none():
         ["face_found", "yes", 4],
         ["face_found", "no", 2],
     ]
-    assert found.loc[1, "classes"] == "severe" and found.loc[1, "balanced_accuracy"] == 1
+    assert found.loc[1, "classes"] == ["severe"] and found.loc[1, "balanced_accuracy"] == 1
     assert slice_figures(predictions(severity, severity)).empty
-    assert "balanced_accuracy" in slice_figures(predictions(severity, severity)).columns
 
 
 def test_lesion_sizes_come_in_thirds():
@@ -90,3 +95,19 @@ def test_rare_values_are_put_together():
 def test_numbers_that_a_file_has_made_of_whole_ones_are_whole():
     assert slice_values(pd.Series([1.0, 2.0, np.nan])).dropna().tolist() == ["1", "2"]
     assert slice_values(pd.Series([True, False])).tolist() == ["yes", "no"]
+
+
+def test_few_people_have_no_interval():
+    severity = ["mild", "severe", "mild", "severe"] * 7
+    found = slice_figures(predictions(severity, severity[::-1], camera=["a"] * 14 + ["b"] * 14))
+    assert found["num_subjects"].tolist() == [7, 7] and found["balanced_accuracy_low"].isna().all()
+
+
+def test_of_several_seeds_a_slice_has_the_mean():
+    severity, camera = ["mild", "severe"] * 40, ["a", "a", "b", "b"] * 20
+    good, bad = (predictions(severity, grades, camera=camera) for grades in (severity, ["mild"] * 80))
+    part = slices_of(good)[0]
+    both = figures_of_slice([good, bad], part)
+    assert (both["balanced_accuracy"], both["accuracy"], both["num_images"]) == (0.75, 0.75, 40)
+    elsewhere = bad.where((bad.frame["camera"] != part.value).to_numpy())
+    assert figures_of_slice([good, elsewhere], part)["accuracy"] == 1 and figures_of_slice([elsewhere], part) is None

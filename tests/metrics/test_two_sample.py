@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from graded import said
+from scipy import stats
 
 from acne_lab.metrics import distances
+from acne_lab.metrics.statistics import expanded_tail, subject_bootstrap
 from acne_lab.metrics.two_sample import (
     NUM_FOLDS,
     Sample,
@@ -14,6 +17,7 @@ from acne_lab.metrics.two_sample import (
     halves,
     kernel_distance,
     mean_by_subject,
+    ratio_by_subject,
     subject_folds,
 )
 
@@ -158,3 +162,18 @@ def test_means_by_subject():
 def test_too_few_people_are_an_error():
     with pytest.raises(ValueError, match="lesions of 2 subjects are too few"):
         people(0, "a", num=2)
+
+
+def test_few_people_have_intervals_as_wide_as_those_of_graders():
+    """The expanded percentiles of `statistics`: of six people 2.57 * sqrt(6/5) deviations in place of 1.96."""
+    values, people = np.arange(6.0), list("abcdef")
+    found = ratio_by_subject(values, np.ones(6), people, seed=0)
+    plain = np.nanquantile(found.resampled, [0.025, 0.975])
+    assert found.interval.low < plain[0] and found.interval.high > plain[1]
+    assert found.tail == expanded_tail(0.95, 6) == pytest.approx(stats.norm.sf(2.5706 * np.sqrt(6 / 5)), rel=1e-3)
+    right = np.tile([1.0, 0.0, 1.0, 1.0], 3)
+    names = [str(k // 2) for k in range(12)]
+    truth = [0] * 12
+    of_grader = subject_bootstrap([said(truth, [int(k == 0) for k in right], subjects=names)], seed=0)["accuracy"]
+    mine = mean_by_subject(right, names, seed=0)
+    assert (mine.low, mine.high) == pytest.approx((of_grader.low, of_grader.high), abs=0.02)

@@ -40,6 +40,7 @@ CONFIG = {
     "protocol": "subject",
     "trainer": {"max_epochs": 15},
     "probe": None,
+    "decision": {"temperature": True, "weights": False},
 }
 
 
@@ -83,9 +84,27 @@ def test_the_usual_sections_with_the_runs_own_figures(tmp_path):
     assert "generated or edited images alone" in text
     assert "temperature of 1.25" in text
     assert "apart by: skin tone." in text
+    assert "```\nacne-lab explain run=grader-0123456789\n```" in text and "the run's report" not in text
+    assert "on the validation images, and so was the temperature. The test" in text
+    assert "the second chose the epoch and the temperature;" in text
     assert "No person on a test image is on any of them" in text
     assert "No test image is severe" in text
     assert "recognised no test image that is moderate" in text
+
+
+def test_what_was_not_fitted_is_not_said_to_be(tmp_path):
+    """As of protocol=acnegan, whose probabilities stay as the network gives them."""
+    metrics = METRICS | {"decision": {"temperature": 1.0, "weights": None}}
+    text = card(tmp_path, metrics=metrics, config=CONFIG | {"decision": {"temperature": False, "weights": False}})
+    assert "temperature" not in text and "the network's own, not calibrated; the grade is the most probable" in text
+    assert "that is on the validation images. The test images" in text and "the second chose the epoch;" in text
+
+
+def test_weights_that_were_fitted_are_named(tmp_path):
+    metrics = METRICS | {"decision": {"temperature": 1.5, "weights": [1.0, 1.25, 2.0]}}
+    text = card(tmp_path, metrics=metrics, config=CONFIG | {"decision": {"temperature": True, "weights": True}})
+    assert "temperature of 1.50; the grade is the most probable one after weighing (mild 1.00, moderate 1.25" in text
+    assert "and so were the temperature and the weights of the classes." in text
 
 
 def test_no_path_of_the_machine(tmp_path):

@@ -1,10 +1,11 @@
 """The page's words: a verdict in every case, and what stands beside a picture."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from acne_lab.report.attribution import heat_picture
-from acne_lab.report.explain import label, verdict, with_interval
+from acne_lab.report.explain import chosen_rows, label, verdict, with_interval
 
 
 def figure(value, low, high):
@@ -69,3 +70,9 @@ def test_nothing_is_drawn_of_a_map_of_nothing_and_lesions_are_outlined():
     drawn = np.argwhere((outlined != 62).any(axis=2))
     assert drawn.mean(axis=0) == pytest.approx((63.5, 63.5), abs=1)
     assert drawn.min() < 0.4 * 128 and (outlined[60:68, 60:68] == 62).all()  # around the lesion, not on it
+
+
+def test_pictures_are_spread_over_severities_and_outcomes():
+    rows = pd.DataFrame({"severity": ["a"] * 5 + ["b"] * 2, "right": [True] * 4 + [False] + [True, False]})
+    assert sorted(chosen_rows(rows, 2)) == [0, 3, 4, 5, 6]
+    assert chosen_rows(rows, 0) == []
