@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from acne_lab.build import run_logger
-from acne_lab.jobs.study_figures import arm_figures, numbers, without_baseline
+from acne_lab.jobs.study_figures import arm_figures, numbers
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
 from acne_lab.report.parts import counted
@@ -49,10 +49,15 @@ class Grader(NamedTuple):
         return f"{self.backbone}, {self.arm}" if several else self.arm
 
 
-def sweep_of(plan: dict, table_key: str) -> dict:
-    """What study.json says of a member: the `key` that members on one page share, its backbone, and the plan's arms."""
+def sweep_of(plan: dict, images: str) -> dict:
+    """What study.json says of a member: the `key` that members on one page share, its backbone, and the plan's arms.
+
+    Args:
+        plan: of the study.
+        images: key of its table, and how graders are shown its images.
+    """
     shared = {name: value for name, value in plan.items() if name not in VARIED}
-    text = json.dumps([shared, table_key], sort_keys=True)
+    text = json.dumps([shared, images], sort_keys=True)
     return {
         "key": hashlib.sha256(text.encode()).hexdigest()[:10],
         "backbone": plan.get("backbone"),
@@ -255,7 +260,7 @@ class MergedPage(Callback):
             study = read_study(folder, runs_dir)
             earlier = [s for name, s in stories.items() if s["sweep"]["key"] == key and name not in members]
             more = {grader.run for story in earlier for grader in _graders(story)} - {each.run for each in study.stages}
-            lines = [*summary_lines(study), *without_baseline(study)]
+            lines = summary_lines(study)
             if more:
                 graders = counted(len(more), "grader")
                 lines.append(f"not on it: {graders} of earlier commands; acne-lab report study={study.name} takes all")

@@ -29,11 +29,11 @@ from acne_lab.data.table import ImageTable
 from acne_lab.jobs.arms import asked_arms, onlookers, require_configs, with_needs
 from acne_lab.jobs.members import sweep_of
 from acne_lab.jobs.prepare import prepare
-from acne_lab.jobs.study_figures import arm_figures, numbers, without_baseline
+from acne_lab.jobs.study_figures import arm_figures, numbers
 from acne_lab.report.collect import read_study
 from acne_lab.report.page import write_report
 from acne_lab.report.reading import summary_lines
-from acne_lab.runs import Run, open_run, write_text
+from acne_lab.runs import DATA_IN_KEY, Run, open_run, write_text
 from acne_lab.tracking import log_and_finish
 
 REFERENCE = re.compile(r"@([\w-]+)")
@@ -86,6 +86,7 @@ def study(config: dict) -> Run:
     about = {"name": name, "runs_dir": str(runs_dir), "seed": config["seed"], "study": plan}
     with open_run(about, job="study", inputs=inputs) as run:
         if not run.done or not all(stage["reused"] for stage in records.values()):
+            images = " ".join([ImageTable.read(table_path).key, *(str(config["data"][each]) for each in DATA_IN_KEY)])
             story = {
                 "name": name,
                 "seed": config["seed"],
@@ -94,7 +95,7 @@ def study(config: dict) -> Run:
                 "question": plan["question"],
                 "stages": records,
                 "arms": arms,
-                **({"sweep": sweep_of(plan, ImageTable.read(table_path).key)} if "arm" in plan else {}),
+                **({"sweep": sweep_of(plan, images)} if "arm" in plan else {}),
             }
             write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
             figures = arm_figures(read_study(run.path, runs_dir))
@@ -103,7 +104,7 @@ def study(config: dict) -> Run:
             log_and_finish(run_logger(config, run), numbers(figures))
         (run.path / "study.json").touch()  # `acne-lab report` takes the study that was asked for last
     read = read_study(run.path, runs_dir)
-    for line in (*summary_lines(read), *without_baseline(read)):
+    for line in summary_lines(read):
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
     return run

@@ -1,24 +1,11 @@
-"""What the folder of a study says of its arms in metrics.json, to a logger, and at the end of its command."""
+"""What the folder of a study says of its arms in metrics.json and to a logger."""
 
 from collections.abc import Mapping
 
 from acne_lab.report.arms import Arm
 from acne_lab.report.collect import Study
-from acne_lab.report.comparison import baselines
 
 FIGURES = ("balanced_accuracy", "accuracy", "macro_f1", "num_test")
-
-
-def without_baseline(study: Study) -> list[str]:
-    """What to run for arms that nothing is compared with, as their baseline has no grader; [] where it has."""
-    if len(study.arms) < 2:
-        return []
-    groups = dict.fromkeys(arm.group for arm in study.arms)
-    if not (lacking := [group for group in groups if group not in baselines(study.arms, study.baseline)]):
-        return []
-    label = next((arm.label for arm in study.arms if arm.name == study.baseline), study.baseline)
-    of = f" with {', '.join(lacking)}" if study.backbones else ""
-    return [f"Nothing is compared{of}, as the baseline “{label}” was not run: add arm={label}."]
 
 
 def arm_figures(study: Study) -> dict[str, dict]:

@@ -6,7 +6,7 @@ things in it, never an error: what a run does not have is None or empty, and the
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -196,7 +196,7 @@ def read_study(study_dir: Path, runs_dir: Path) -> Study:
     reported = _read_json(study_dir / "metrics.json").get("arms", {})
     by_name, members = {stage.name: stage for stage in stages}, about.get("members", {})
     arms = tuple(
-        _read_arm(name, names, by_name, reported.get(name, {}), members.get(name, {}))
+        _read_arm(name, names, about.get("seeds") or (), by_name, reported.get(name, {}), members.get(name, {}))
         for name, names in about["arms"].items()
     )
     study_dir, runs_dir = study_dir.resolve(), runs_dir.resolve()
@@ -261,7 +261,9 @@ def _read_stage(name: str, entry: dict, runs_dir: Path) -> Stage:
     )
 
 
-def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], reported: dict, member: dict) -> Arm:
+def _read_arm(
+    name: str, names: str | list[str], seeds: Sequence[int], stages: Mapping[str, Stage], reported: dict, member: dict
+) -> Arm:
     """The test figures recomputed from predictions; without these the graders' own metrics.json, or what the study
     noted of those whose runs have been removed."""
     names = [names] if isinstance(names, str) else names
@@ -273,13 +275,14 @@ def _read_arm(name: str, names: str | list[str], stages: Mapping[str, Stage], re
     known = next((each for each in metrics if each), {})
     config = next((grader.config for grader in graders if grader is not None and grader.config), {})
     permuted = config.get("balance", {}).get("permute_labels")
-    seeds = [grader.config.get("seed") if grader is not None else None for grader in graders]
+    if len(seeds) != len(names):  # an arm that has not one grader for each of the study's
+        seeds = range(len(names))
     return Arm(
         name=name,
         label=member.get("arm", name),
         backbone=member.get("backbone") or config.get("model", {}).get("backbone") or "",
         stages=tuple(names),
-        seeds=tuple(range(len(names)) if None in seeds or len(set(seeds)) < len(seeds) else seeds),
+        seeds=tuple(seeds),
         tests=tuple(
             figures(kept) if kept is not None else {**of_study, **of_run.get("test", {})}
             for kept, of_study, of_run in zip(predictions, noted, metrics, strict=True)

@@ -284,6 +284,8 @@ def _of_people(study: Study) -> list[str]:
 
 def _budget(study: Study) -> list[str]:
     """Whether all graders were shown as many images, however many their sets have."""
+    if any(stage.config.get("patience") is not None for stage in study.graders):  # some may have ended earlier
+        return []
     loaders = [stage.config.get("loader", {}) for stage in study.graders]
     epochs = [stage.config.get("trainer", {}).get("max_epochs") for stage in study.graders]
     sizes = {(loader.get("epoch_size"), num) for loader, num in zip(loaders, epochs)}

@@ -290,7 +290,7 @@ def test_nothing_is_compared_without_the_baseline_and_the_arm_to_add_is_named(sw
         path.write_text(json.dumps(story))
     sweep([f"bench-subject{arm}{seed}" for arm in ("real", "edited") for seed in (0, 1)], runs_dir=swept)
     said = capsys.readouterr().out
-    assert "the baseline “oversampled” was not run: add arm=oversampled." in said
+    assert "“oversampled”, the baseline, was not run" in said
     study = read_study(swept / "study" / pages(said)[0].split("/")[-2], swept)
     assert (study.compared.arms, study.compared.labels) == ({}, {})
     assert [study.role(arm) for arm in study.arms] == ["", ""]

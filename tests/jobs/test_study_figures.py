@@ -3,7 +3,7 @@
 import pytest
 from fake_study import StudyWriter
 
-from acne_lab.jobs.study_figures import FIGURES, arm_figures, numbers, summary, without_baseline
+from acne_lab.jobs.study_figures import FIGURES, arm_figures, numbers, summary
 from acne_lab.report.collect import read_study
 
 
@@ -37,7 +37,3 @@ def test_figures_of_one_seed_are_its_own(tmp_path):
     writer.grader("real", skill=0.6)
     [arm] = read_study(writer.write(), writer.runs_dir).arms
     assert summary(arm) == {name: arm.tests[0][name] for name in FIGURES}
-
-
-def test_who_has_no_baseline_is_told_what_to_run(study):
-    assert without_baseline(study) == []
