@@ -94,7 +94,8 @@ def differences_figure(panels: Mapping[str, Sequence[Row]], *, label: str) -> Fi
             axes.set_xlim(low, high)
         for axes in _lowest(cells, len(panels)):
             axes.set_xlabel(label)
-        shown = {"better": SERIES[2], "worse": SERIES[1], "not told apart": MUTED}
+        is_one_seed = {row.verdict for rows in panels.values() for row in rows} == {"one seed"}
+        shown = {"one seed": MUTED} if is_one_seed else {**colours, "not told apart": MUTED}
         for name, colour in shown.items():
             cells[0].plot(
                 [], [], "|", color=INK if colour is MUTED else colour, markersize=12, markeredgewidth=2.6, label=name
