@@ -1,7 +1,9 @@
 """From config to objects: the only module that calls `hydra.utils.instantiate`, and what every Hydra job shares."""
 
 import argparse
+import difflib
 import os
+import re
 import sys
 import tempfile
 import uuid
@@ -116,6 +118,31 @@ def table_overrides(overrides: list[str]) -> list[str]:
     return [word for text in overrides for word in (table if text.startswith("data=") else [text])]
 
 
+def check_choices(config_name: str, words: list[str]) -> None:
+    """Raise a ValueError with the nearest names where a word asks for a file that its config group does not have.
+
+    Hydra says so, too, in forty lines and without a suggestion. Sweeps and lists are left to it.
+    """
+    if any("hydra.searchpath" in word for word in words):
+        return
+    for group, _, name in (word.partition("=") for word in words):
+        folders = [found for root in config_dirs(words) if (found := root / group).is_dir()]
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        if not known or not re.fullmatch(r"[\w.-]+", name) or name in ("null", *known):
+            continue
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        if config_name == "train" and group == "backbone" and _is_timm_model(name):
+            guess = f"timm's network of this name is model.backbone={name}, by the recipe of another backbone=. "
+        raise ValueError(f"there is no {group} {name}: {guess}There are {', '.join(known)}")
+
+
+def _is_timm_model(name: str) -> bool:
+    import timm  # takes seconds, which only an error has
+
+    return timm.is_model(name)
+
+
 def config_dirs(words: list[str]) -> list[Path]:
     """Where a command finds its configs: ours, and the user's own (`--config-dir conf`)."""
     flags = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -153,6 +180,7 @@ def run_job(
 
     try:
         words = table_overrides(rewrite(sys.argv[1:]))
+        check_choices(config_name, words)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -43,6 +43,10 @@ def test_every_verb_has_help(verb):
     [
         (("trian",), "did you mean train?"),
         (("train",), "choose what to train: experiment=gan_base"),
+        (("train", "experiment=grader", "backbone=tesnet"), "there is no backbone tesnet: did you mean resnet50"),
+        (("train", "experiment=grader", "backbone=resnet34"), "model.backbone=resnet34"),
+        (("train", "experiment=grader", "head=softmx"), "there is no head softmx: did you mean softmax?"),
+        (("train", "experiment=grader", "protocol=ld"), "there is no protocol ld: did you mean ldl?"),
         (("study",), "choose a study: study=demo"),
         (("prepare", "data=folder"), "data.root=..."),
         (("prepare", "data=folder", "data.root=nowhere"), "nowhere"),
@@ -57,6 +61,8 @@ def test_errors_are_one_clear_line(words, message, tmp_path):
     done = acne_lab(*words, cwd=tmp_path)
     assert done.returncode != 0
     assert message in done.stderr
+    if "there is no" in message or "model.backbone" in message:
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
 
 

@@ -206,6 +206,20 @@ PROTOCOLS = {  # backbone, head, epochs, batch, optimizer, learning rate
 }
 
 
+@pytest.mark.parametrize(("name", "own"), [("acnegan", "inception_resnet_v2"), ("ldl", "resnet50")])
+def test_a_protocol_leaves_the_weights_to_the_backbone(name, own):
+    offline = composed("train", *GRADER, f"protocol={name}", "backbone=tf_efficientnet_lite0")["model"]
+    assert offline["pretrained"] == "package"
+    model = composed("train", *GRADER, f"protocol={name}")["model"]
+    assert model["pretrained"] is True and model["backbone"].startswith(own)
+
+
+def test_a_study_can_say_where_weights_come_from():
+    plans = [check_study("cnn_benchmark", *given) for given in ((), ("study.pretrained=package",))]
+    said = [[o for o in p["stages"]["real_0"]["overrides"] if o.startswith("model.pretrained")] for p in plans]
+    assert said == [[], ["model.pretrained=package"]]
+
+
 @pytest.mark.parametrize("name", options("protocol"))
 def test_protocols_are_what_they_say_and_run_a_step(name, toy_runs):
     words = (*GRADER, f"protocol={name}")

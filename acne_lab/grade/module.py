@@ -29,6 +29,18 @@ from acne_lab.metrics.grading import grading_report
 Batch = tuple[Tensor, Tensor, Tensor]  # images [B, 3, H, W], labels int64 [B], lesion counts float [B] (NaN unknown)
 
 
+def check_ranges(*, batch_norm: str, layer_decay: float | None, ema_decay: float | None, mixup_alpha: float) -> None:
+    """Raise a ValueError for what no `Grader` takes; head, schedule and backbone look at their own arguments."""
+    if batch_norm not in finetune.BATCH_NORM:
+        raise ValueError(f"model.batch_norm must be one of {', '.join(finetune.BATCH_NORM)}, not {batch_norm}")
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ValueError(f"model.layer_decay must be above 0 and at most 1, or null, not {layer_decay}")
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"model.ema_decay must be between 0 and 1, or null, not {ema_decay}")
+    if mixup_alpha < 0:
+        raise ValueError(f"model.mixup_alpha must be at least 0, not {mixup_alpha}")
+
+
 class Grader(pl.LightningModule):
     """A timm backbone and a head.
 
@@ -87,14 +99,7 @@ class Grader(pl.LightningModule):
         decay: float = 0.5,
     ):
         super().__init__()
-        if batch_norm not in finetune.BATCH_NORM:
-            raise ValueError(f"model.batch_norm must be one of {', '.join(finetune.BATCH_NORM)}, not {batch_norm}")
-        if layer_decay is not None and not 0 < layer_decay <= 1:
-            raise ValueError(f"model.layer_decay must be above 0 and at most 1, or null, not {layer_decay}")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ValueError(f"model.ema_decay must be between 0 and 1, or null, not {ema_decay}")
-        if mixup_alpha < 0:
-            raise ValueError(f"model.mixup_alpha must be at least 0, not {mixup_alpha}")
+        check_ranges(batch_norm=batch_norm, layer_decay=layer_decay, ema_decay=ema_decay, mixup_alpha=mixup_alpha)
         classes = list(classes)
         head = built(head) if isinstance(head, dict) else head
         # What it takes to build the same network again: plain values, and no other weights.

@@ -70,6 +70,7 @@ def images_of(config: dict) -> Images:
     Raises:
         ValueError: a part has no image, a class cannot be learned, or somebody would be tested who was seen.
     """
+    weights = weights_path(config["model"]["pretrained"])  # before images are made, which takes hours
     table = table_of(config)
     test_table = ImageTable.read(find_table(config["test"], config["runs_dir"])) if config["test"] else table
     train_rows, val_rows, test_rows = (
@@ -87,19 +88,19 @@ def images_of(config: dict) -> Images:
     lineage = Lineage.merged(*map(Lineage.of, (train_rows, val_rows)))  # the best epoch was chosen on the second
     about = {"table": test_table, "allow_unknown_parents": config["allow_unknown_parents"], "what": "this grader"}
     require_unseen(test_rows, lineage, **about)  # before images are made for it
-    inputs, parts = [table.key, test_table.key], [train_rows]
-    if (added := added_rows(config, table)) is not None:
-        check_parents(added, table)
-        only_added = config["balance"]["only"]
-        inputs.append(f"{'only' if only_added else 'and'} {added.key}")
-        parts = [added] if only_added else [train_rows, added]
+    if weights is not None:
+        known = lineage_beside(weights)
+        require_unseen(test_rows, known, **about | {"what": f"model.pretrained={weights}"})
+    parts, told = training_parts(config, table)
+    inputs = [table.key, test_table.key, *told]
+    if told:
         lineage = Lineage.merged(*map(Lineage.of, (*parts, val_rows)))
         require_unseen(test_rows, lineage, **about)
     if leaked is not None:  # behind the rules that it breaks, and in the lineage that tells of it
         inputs.append(f"leak {config['leak']}")
         parts = [*parts, leaked]
         lineage = Lineage.merged(lineage, Lineage.of(leaked))
-    require_every_class(parts, test_rows)
+    require_every_class(parts, val_rows, test_rows)
     if config["balance"]["permute_labels"] == "all":
         inputs.append("all labels permuted")
         parts = dealt_anew(parts, seed=config["seed"])
@@ -108,14 +109,28 @@ def images_of(config: dict) -> Images:
     what = "what made the generated or edited training images"
     require_held_out(Lineage.merged(*made), table, what=what, parts=["val"])  # the best epoch is chosen on these
 
-    if (weights := weights_path(config["model"]["pretrained"])) is not None:
+    if weights is not None:
         inputs.append(f"pretrained {file_key(weights)}")
-        known = lineage_beside(weights)
-        require_unseen(test_rows, known, **about | {"what": f"model.pretrained={weights}"})
         lineage = Lineage.merged(lineage, known)
 
     people_known = all(each.report.get("people_known", True) for each in (table, test_table))
     return Images(parts, val_rows, test_rows, test_table, lineage, inputs, people_known)
+
+
+def training_parts(config: dict, table: ImageTable) -> tuple[list[ImageTable], list[str]]:
+    """The tables to learn from, a leak apart: training photographs, and what `balance` adds or puts in their place.
+
+    Returns:
+        the tables; what the run's key says of those that `balance` made, empty if it made none.
+    """
+    train_rows = table.select(split="train")
+    added = added_rows(config, table)
+    if added is None:
+        return [train_rows], []
+    check_parents(added, table)
+    if config["balance"]["only"]:
+        return [added], [f"only {added.key}"]
+    return [train_rows, added], [f"and {added.key}"]
 
 
 def leaked_from(test_rows: ImageTable, *, share: float | None) -> tuple[ImageTable | None, ImageTable]:
@@ -140,17 +155,23 @@ def of_one_person(table: ImageTable) -> str:
     return f" (all images show one person, {people.pop()}: a test needs others)" if len(people) == 1 else ""
 
 
-def require_every_class(parts: Sequence[ImageTable], test_rows: ImageTable) -> None:
-    """ValueError if a class has no training image; a word on standard error if one has no test image."""
-    trained, tested = ({*pd.concat([table.rows["severity"] for table in each])} for each in (parts, [test_rows]))
+def require_every_class(parts: Sequence[ImageTable], val_rows: ImageTable, test_rows: ImageTable) -> None:
+    """ValueError if a class has no training image; a line on standard error if val or test lacks one."""
     classes = parts[0].classes
-    if missing := [name for name in classes if name not in trained]:
+
+    def missing(*tables: ImageTable) -> str:
+        there = {*pd.concat([table.rows["severity"] for table in tables])}
+        return " or ".join(name for name in classes if name not in there)
+
+    if names := missing(*parts):
         raise ValueError(
-            f"no training image of {parts[0].root} is {' or '.join(missing)}, so a grader would never say it. Put some "
+            f"no training image of {parts[0].root} is {names}, so a grader would never say it. Put some "
             "into split train, prepare the table with another data.split.seed, or leave the class out of data.classes"
         )
-    if missing := [name for name in classes if name not in tested]:
-        print(f"no test image is {' or '.join(missing)}: figures are means over the other classes", file=sys.stderr)
+    if names := missing(val_rows):
+        print(f"no validation image is {names}: the epoch and the temperature are chosen without it", file=sys.stderr)
+    if names := missing(test_rows):
+        print(f"no test image is {names}: figures are means over the other classes", file=sys.stderr)
 
 
 def lineage_beside(weights: Path) -> Lineage:

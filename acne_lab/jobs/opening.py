@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from acne_lab.data.acne04 import HAYASHI_BANDS
-from acne_lab.data.module import GraderData
+from acne_lab.data.module import GraderData, truth_of
 from acne_lab.data.slices import slice_columns
 from acne_lab.data.table import ImageTable
 from acne_lab.data.toy import CLASSES
@@ -79,9 +79,8 @@ def graded(model: Grader, trainer: pl.Trainer, loader: object) -> tuple[np.ndarr
 
 def class_means(data: GraderData) -> np.ndarray:
     """Mean lesions of the training images of each class [C], NaN where nobody has counted any."""
-    labels = np.concatenate([table.labels for table, _ in data.train])
-    lesions = np.concatenate([table.lesion_counts for table, _ in data.train])
-    return mean_counts(labels, lesions, len(data.classes))
+    labels, lesions = truth_of(data.train)
+    return mean_counts(labels.numpy(), lesions.numpy(), len(data.classes))
 
 
 def known_of(table: ImageTable, split: str) -> pd.DataFrame:

@@ -7,7 +7,6 @@ other, with the best head on top: `best.ckpt`, from which the test is opened and
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from acne_lab.build import build, run_logger
 from acne_lab.callbacks import AtomicCheckpointIO
-from acne_lab.data.module import GraderData, Part, epoch_order, seeded
+from acne_lab.data.module import GraderData, Part, epoch_order, seeded, truth_of
 from acne_lab.data.pack import pack_key
 from acne_lab.grade.features import kept_features
 from acne_lab.grade.module import Grader
@@ -42,10 +41,7 @@ class SeenData:
 
     def features(self, *parts: Part) -> Features:
         """Of all images of tables, one behind the other."""
-        tables = [table for table, _ in parts]
-        labels, counts = (np.concatenate(columns) for columns in zip(*((t.labels, t.lesion_counts) for t in tables)))
-        features = torch.cat([self._of(part) for part in parts])
-        return Features(features, torch.from_numpy(labels), torch.from_numpy(counts))
+        return Features(torch.cat([self._of(part) for part in parts]), *truth_of(parts))
 
     def val_dataloader(self) -> DataLoader:
         return self._in_row_order(self.val)
@@ -88,7 +84,24 @@ def fit_heads(grader: Grader, data: GraderData, config: dict, run: Run) -> tuple
 
 
 def check_recipe(config: dict) -> None:
-    """Raise a ValueError where the config asks for what no head can have."""
+    """Raise a ValueError where the config asks for what no head can have, or for no head at all."""
+    if config["protocol"] != "subject":
+        raise ValueError(
+            f"experiment=probe with protocol={config['protocol']}: that is the recipe of a whole training, its "
+            "augmentation, epochs and layers, of which heads on frozen features take nothing. Leave protocol out, or "
+            "train with experiment=grader"
+        )
+    for name in ("lrs", "weight_decays"):
+        if not config["probe"][name]:
+            raise ValueError(
+                f"probe.{name} is empty, so there is no head to train: give one or more, as probe.{name}=[0.01]"
+            )
+    if config["probe"]["num_seeds"] < 1:
+        raise ValueError(f"probe.num_seeds must be at least 1, not {config['probe']['num_seeds']}")
+    if config["patience"] is not None:
+        raise ValueError("experiment=probe takes the best of all epochs of each head: patience=null")
+    if config["model"]["freeze"] != "all":
+        raise ValueError("experiment=probe learns nothing but heads: model.freeze=all, or experiment=grader")
     if asked := [name for name in NOT_OF_HEADS if config["model"][name]]:
         raise ValueError(
             f"experiment=probe trains heads on features that do not change, without {', '.join(asked)}: "

@@ -3,6 +3,7 @@
 The best epoch, the temperature and all else that is chosen is chosen on the validation rows (`opening`).
 """
 
+import sys
 from dataclasses import asdict
 
 import pandas as pd
@@ -11,11 +12,12 @@ import pytorch_lightning as pl
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState, StopWhenNoBetter
 from acne_lab.data.module import GraderData
-from acne_lab.grade.backbone import check_name
-from acne_lab.jobs.grader_images import images_of
+from acne_lab.grade.backbone import require_weights
+from acne_lab.jobs.grader_images import Images, images_of
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.probing import check_recipe, fit_heads
 from acne_lab.jobs.training import checkpoint, fit, packed, start_job
+from acne_lab.metrics.grading import figures
 from acne_lab.metrics.predictions import Predictions
 from acne_lab.metrics.statistics import figures_with_intervals
 from acne_lab.report.card import write_card
@@ -30,7 +32,7 @@ def train_grader(config: dict) -> Run:
     """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
-    check_name(config["model"]["backbone"])
+    require_weights(config["model"])
     if config["probe"]:
         check_recipe(config)
     images = images_of(config)
@@ -38,43 +40,59 @@ def train_grader(config: dict) -> Run:
     with open_run(config, job="train", inputs=images.inputs) as run:
         images.lineage.write(run.path)
         seen = images.about_lineage()
-        if run.done:
-            if run.metrics.get("lineage") != seen:  # more is known than when it was trained
-                run.write_metrics({**run.metrics, "lineage": seen})
-            return run
-        predictions = opened(run)
-        if predictions is None:
-            start_job(config)
-            model = build(config["model"], classes=images.val.classes)
-            data = GraderData(
-                train=[(part, packed(part, config)) for part in images.train],
-                val=(images.val, packed(images.val, config)),
-                test=(images.test, packed(images.test, config)),
-                augment=build(config["grader_augment"]) if config["grader_augment"] else None,
-                seed=config["seed"],
-                mean=model.data_config["mean"],
-                std=model.data_config["std"],
-                **config["loader"],
-            )
-            if config["probe"]:
-                logger, trainer, data = fit_heads(model, data, config, run)
-            else:
-                logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
-            try:
-                predictions = open_test(run, model, trainer, data, decision=config["decision"])
-                report, tested = report_of(predictions, run), predictions.of("test")
-                grades = {"truth": tested.labels.tolist(), "predicted": tested.predicted.tolist()}
-                log_grading(logger, report["test"], **grades, classes=tested.classes)
-            finally:
-                finish(logger)
-        else:
-            report = report_of(predictions, run)
-        train = pd.concat([part.rows for part in images.train])
-        learned_from = {"num_images": len(train), "sources": train["source"].value_counts().to_dict()}
-        run.write_metrics({**report, "train": learned_from, "lineage": seen})
-        rows = {"train": train, "val": images.val.rows, "test": images.test.rows}
-        write_card(run.path, parts=rows, columns=predictions.frame.columns)
+        if not run.done:
+            predictions = opened(run)
+            if predictions is None:
+                predictions = trained_and_tested(config, images, run)
+            train = pd.concat([part.rows for part in images.train])
+            learned_from = {"num_images": len(train), "sources": train["source"].value_counts().to_dict()}
+            run.write_metrics({**report_of(predictions, run), "train": learned_from, "lineage": seen})
+            rows = {"train": train, "val": images.val.rows, "test": images.test.rows}
+            write_card(run.path, parts=rows, columns=predictions.frame.columns)
+        elif run.metrics.get("lineage") != seen:  # more is known than when it was trained
+            run.write_metrics({**run.metrics, "lineage": seen})
+    print(summary_line(run.metrics), file=sys.stderr)
     return run
+
+
+def trained_and_tested(config: dict, images: Images, run: Run) -> Predictions:
+    """Train the grader, or its heads alone, resuming where it stopped; open its test; log the figures."""
+    start_job(config)
+    model = build(config["model"], classes=images.val.classes)
+    data = GraderData(
+        train=[(part, packed(part, config)) for part in images.train],
+        val=(images.val, packed(images.val, config)),
+        test=(images.test, packed(images.test, config)),
+        augment=build(config["grader_augment"]) if config["grader_augment"] else None,
+        seed=config["seed"],
+        mean=model.data_config["mean"],
+        std=model.data_config["std"],
+        **config["loader"],
+    )
+    if config["probe"]:
+        logger, trainer, data = fit_heads(model, data, config, run)
+    else:
+        logger, trainer = fit(model, data, config, run, grader_callbacks(config, run), x="epoch", close=False)
+    try:
+        predictions = open_test(run, model, trainer, data, decision=config["decision"])
+        tested = predictions.of("test")
+        grades = {"truth": tested.labels.tolist(), "predicted": tested.predicted.tolist()}
+        log_grading(logger, figures(tested), **grades, classes=tested.classes)
+    finally:
+        finish(logger)
+    return predictions
+
+
+def summary_line(metrics: dict) -> str:
+    """How a finished grader did on its test, in a line."""
+    test = metrics["test"]
+    interval = test.get("interval", {}).get("balanced_accuracy", {})
+    about = f" ({interval['low']:.3f} to {interval['high']:.3f} over people)" if "low" in interval else ""
+    num_classes = sum(value is not None for value in test["recall"].values())  # those with test images
+    return (
+        f"balanced accuracy {test['balanced_accuracy']:.3f}{about} on {test['num_test']} test images; "
+        f"chance is {1 / num_classes:.2f}"
+    )
 
 
 def grader_callbacks(config: dict, run: Run) -> list[pl.Callback]:

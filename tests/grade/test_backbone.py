@@ -9,7 +9,7 @@ from huggingface_hub import constants as hub
 from torch import nn
 
 from acne_lab.grade import backbone as module
-from acne_lab.grade.backbone import build_backbone, data_config
+from acne_lab.grade.backbone import build_backbone, data_config, require_weights
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,7 @@ def test_without_a_network_the_hubs_cache_is_enough(no_network):
     assert torch.equal(
         build_backbone("test_resnet", pretrained=True).layer4[0].conv1.weight, trained.layer4[0].conv1.weight
     )
+    require_weights({"backbone": "test_resnet", "pretrained": True})
 
 
 def test_a_network_without_weights_on_the_hub_says_so(no_network):
@@ -172,3 +173,31 @@ def test_packaged_weights_know_a_cat():
         logits = full.classifier(backbone(image))
         assert torch.equal(logits, full(image))
     assert 281 <= logits.argmax().item() <= 285  # ImageNet's five kinds of domestic cat
+
+
+@pytest.mark.parametrize(
+    ("backbone", "pretrained", "message"),
+    [
+        (
+            "test_resnet",
+            True,
+            r"(?s)'test_resnet' from the hub.*backbone=tf_efficientnet_lite0 model.pretrained=package",
+        ),
+        ("tf_efficientnet_lite0", True, r"(?s)from the hub.*<path[^;]*; model.pretrained=package"),
+        ("test_resnet", "package", "has weights for tf_efficientnet_lite0 only"),
+        ("test_resnet", "none.pth", "no weights file none.pth"),
+        ("resnetv2_152", True, "no pretrained weights of 'resnetv2_152'"),
+        ("resnet5", False, "did you mean .*resnet50"),
+    ],
+)
+def test_weights_that_are_not_there_are_told_without_building_anything(
+    no_network, monkeypatch, backbone, pretrained, message
+):
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(ValueError, match=message):
+        require_weights({"backbone": backbone, "pretrained": pretrained})
+
+
+def test_weights_that_are_there(no_network):
+    require_weights({"backbone": "test_resnet", "pretrained": False})
+    require_weights({"backbone": "tf_efficientnet_lite0", "pretrained": "package"})

@@ -73,3 +73,21 @@ def test_what_no_head_can_have_is_refused(toy_runs):
         train(words(toy_runs, "model.mixup_alpha=0.2", "model.ema_decay=0.9", "seed=43"))
     with pytest.raises(ValueError, match=r"lower probe\.lrs"):
         train(words(toy_runs, "probe.lrs=[inf]", "seed=43"))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("probe.lrs=[]", r"probe\.lrs is empty"),
+        ("probe.weight_decays=[]", r"probe\.weight_decays is empty"),
+        ("probe.num_seeds=0", "probe.num_seeds must be at least 1, not 0"),
+        ("patience=3", "patience=null"),
+        ("model.freeze=null", "model.freeze=all"),
+        ("protocol=acnegan", "protocol=acnegan: .*whole training"),
+        ("protocol=ldl", "protocol=ldl: .*whole training"),
+    ],
+)
+def test_settings_that_a_probe_would_ignore_are_refused(word, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(words(tmp_path, word))
+    assert not list(tmp_path.iterdir())  # before anything is made

@@ -175,3 +175,28 @@ def test_photographs_of_one_person_cannot_test(table, tmp_path):
     folder = as_table(tmp_path / "anna", rows, table)
     with pytest.raises(ValueError, match=r"has no val images .*one person, anna"):
         train(composed("train", *OF_A_TABLE, f"data.root={folder}", f"runs_dir={tmp_path}"))
+
+
+def test_a_class_without_validation_images_is_told(table, tmp_path, capsys):
+    rows = table.rows
+    folder = as_table(tmp_path / "table", rows[~((rows["split"] == "val") & (rows["severity"] == "mild"))], table)
+    train(composed("train", *OF_A_TABLE, f"data.root={folder}", f"runs_dir={tmp_path}"))
+    assert "no validation image is mild: the epoch and the temperature" in capsys.readouterr().err
+
+
+def test_a_finished_grader_says_how_it_did(run, toy_runs, capsys):
+    """On standard error: what is on standard output is the run's path."""
+    capsys.readouterr()
+    grader(toy_runs, "seed=31")
+    said, test = capsys.readouterr(), run.metrics["test"]
+    assert f"balanced accuracy {test['balanced_accuracy']:.3f}" in said.err
+    assert f"on {test['num_test']} test images; chance is 0.25" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("pretrained", ["nowhere.pth", "package"])
+def test_weights_are_asked_for_before_images_are_made(tmp_path, pretrained):
+    words = ("balance=acnedit", "edit.editor.analyse.landmarks=null", f"model.pretrained={pretrained}")
+    with pytest.raises(ValueError, match=r"no weights file nowhere\.pth|has weights for tf_efficientnet_lite0 only"):
+        grader(tmp_path, *words)
+    assert not list(tmp_path.iterdir())
