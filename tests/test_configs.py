@@ -237,6 +237,26 @@ def test_protocols_are_what_they_say_and_run_a_step(name, toy_runs):
     assert (run.metrics["decision"]["temperature"] != 1) == (name == "subject")
 
 
+@pytest.mark.parametrize("protocol", options("protocol"))
+@pytest.mark.parametrize("head", options("head"))
+def test_a_protocol_takes_every_head(head, protocol):
+    config = composed("train", *GRADER, f"protocol={protocol}", f"head={head}", "backbone=test_resnet")
+    build(config["model"], classes=["mild", "moderate", "severe", "very_severe"])
+
+
+SIZES = {"cnn_benchmark": ("toy_benchmark", "photographs"), "acne04_balancing": ("ci", "full")}
+
+
+@pytest.mark.parametrize(("study", "size"), [(study, size) for study, sizes in SIZES.items() for size in sizes])
+def test_sets_are_shared_by_graders_of_every_seed(study, size):
+    """What is not one for each seed is made with the same words, whatever the seed of the sweep's member."""
+    words = (f"study={study}", f"study/size={size}", "study.sets_seed=0")
+    first, second = (composed("study", *words, f"seed={seed}")["study"]["stages"] for seed in (0, 1))
+    shared = {name for name in first if "{seed}" not in name}
+    assert {"gan_{severity}", "edited_images", "generated_images"} <= shared
+    assert {name: first[name] for name in shared} == {name: second[name] for name in shared}
+
+
 @pytest.mark.parametrize("name", options("head"))
 def test_heads_learn_and_grade(name, toy_runs):
     """Two epochs of each, and a network that can be taken from the run."""

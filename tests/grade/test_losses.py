@@ -50,8 +50,10 @@ def test_focal_loss_without_focus_is_cross_entropy_and_stays_finite_where_all_is
         expected = cross_entropy(logits, labels, class_weights=class_weights)
         torch.testing.assert_close(focal_loss(logits, labels, class_weights=class_weights, gamma=0.0), expected)
     certain = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
-    focal_loss(certain, torch.tensor([0, 0])).backward()
-    assert certain.grad.isfinite().all()
+    for gamma in (0.5, 2.0):
+        certain.grad = None
+        focal_loss(certain, torch.tensor([0, 0]), gamma=gamma).backward()
+        assert certain.grad.isfinite().all()
 
 
 def test_inverse_frequency_gives_classes_equal_weight_in_all():
