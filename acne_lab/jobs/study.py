@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from acne_lab.build import resolved, run_logger, table_overrides
 from acne_lab.data.table import ImageTable
+from acne_lab.grade.backbone import require_weights
 from acne_lab.jobs.arms import asked_arms, onlookers, require_configs, with_needs
 from acne_lab.jobs.members import sweep_of
 from acne_lab.jobs.prepare import prepare
@@ -56,6 +57,8 @@ def study(config: dict) -> Run:
         raise ValueError(f"study.baseline={baseline} is no arm; there are {', '.join(plan['arms'])}")
     asked = asked_arms(plan)
     require_configs(plan)
+    if missing := missing_weights(plan):
+        print(f"warning: graders that are not finished cannot be trained: {missing}", file=sys.stderr)
 
     table_path, records = data_stage(config, runs_dir)
     done = {"table": table_path}
@@ -108,6 +111,20 @@ def study(config: dict) -> Run:
         print(line)
     print(f"this command: {time.perf_counter() - started:.0f} s; report: {run.path / 'report.html'}")
     return run
+
+
+def missing_weights(plan: dict) -> str | None:
+    """Why the weights that a plan's graders start from cannot be had, said before hours of GANs; None: they can."""
+    if not plan.get("backbone"):
+        return None
+    words = [f"{name}={plan[name]}" for name in ("experiment", "backbone", "protocol") if plan.get(name)]
+    words += [f"model.pretrained={plan['pretrained']}"] if plan.get("pretrained") not in (None, "") else []
+    model = compose("train", overrides=words if plan.get("experiment") else ["experiment=grader", *words]).model
+    try:
+        require_weights({"backbone": model.backbone, "pretrained": model.pretrained})
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def job(verb: str) -> Callable[[dict], Run]:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from acne_lab.build import build
 from acne_lab.callbacks import MetricsTable, Progress, RandomState, StopWhenNoBetter
 from acne_lab.data.module import GraderData
-from acne_lab.grade.backbone import require_weights
+from acne_lab.grade.backbone import check_name, require_weights
 from acne_lab.jobs.grader_images import Images, images_of
 from acne_lab.jobs.opening import CHOSEN_ON, open_test, opened, opening
 from acne_lab.jobs.probing import check_recipe, fit_heads
@@ -32,7 +32,7 @@ def train_grader(config: dict) -> Run:
     """
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
-    require_weights(config["model"])
+    check_name(config["model"]["backbone"])
     if config["probe"]:
         check_recipe(config)
     images = images_of(config)
@@ -57,6 +57,7 @@ def train_grader(config: dict) -> Run:
 
 def trained_and_tested(config: dict, images: Images, run: Run) -> Predictions:
     """Train the grader, or its heads alone, resuming where it stopped; open its test; log the figures."""
+    require_weights(config["model"])  # not earlier: a finished run is found without the hub
     start_job(config)
     model = build(config["model"], classes=images.val.classes)
     data = GraderData(

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from tiny import TINY_GAN, TINY_GRADER, TOY, composed
 
+from acne_lab.build import CONF_DIR
 from acne_lab.data.table import ImageTable
 from acne_lab.jobs.report import newest_study
-from acne_lab.jobs.study import expand, fill, in_order, job, likened, stages_of, waits_for
+from acne_lab.jobs.study import expand, fill, in_order, job, likened, missing_weights, stages_of, waits_for
 
 ROOT = Path(__file__).parents[2]
 GAN_OVERRIDES = [*TINY_GAN[:-3], "stage.batch_size=4", "stage.tick_images=8", "stage.num_images=16"]
@@ -334,3 +336,13 @@ def test_stages_run_behind_what_they_refer_to():
         in_order({"a": stage("x=@z")})
     with pytest.raises(ValueError, match="wait for one another"):
         in_order({"a": stage("x=@b"), "b": stage("x=@a")})
+
+
+def test_weights_that_cannot_be_had_are_said_before_any_stage(monkeypatch):
+    monkeypatch.setattr("acne_lab.grade.backbone._in_cache", lambda name: False)
+    monkeypatch.setattr("acne_lab.grade.backbone._answers", lambda url: False)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        assert "resnet50" in missing_weights({"backbone": "resnet50", "protocol": "subject", "pretrained": ""})
+        assert missing_weights({"backbone": "resnet50", "pretrained": False}) is None
+        assert missing_weights({"backbone": "tf_efficientnet_lite0", "experiment": "toy_benchmark"}) is None
+        assert missing_weights({}) is None
