@@ -6,9 +6,6 @@ import sys
 from pathlib import Path
 
 from acne_lab.data.table import ImageTable
-from acne_lab.jobs.members import newest_sweep, write_merged
-from acne_lab.report.data import write_data_report
-from acne_lab.report.page import write_report
 from acne_lab.runs import find_table
 
 SWITCH = {"true": True, "false": False}
@@ -31,6 +28,10 @@ def newest_study(name: str, runs_dir: Path) -> Path:
 
 def study_page(given: dict[str, str]) -> Path:
     """Write report.html and report.md of `study=NAME or FOLDER`; of a swept study's name: of all members."""
+    # Seconds of imports, which --help and wrong words do not wait for.
+    from acne_lab.jobs.members import newest_sweep, write_merged
+    from acne_lab.report.page import write_report
+
     runs_dir = Path(given.get("runs_dir", "runs")).resolve()
     path = Path(given["study"])
     if (key := newest_sweep(given["study"], runs_dir)) is not None:
@@ -41,6 +42,8 @@ def study_page(given: dict[str, str]) -> Path:
 
 def data_page(given: dict[str, str]) -> Path:
     """Write report.html of `data=RUN or FOLDER`."""
+    from acne_lab.report.data import write_data_report
+
     folder = page_folder(given["data"], given.get("runs_dir", "runs"))
     contact_sheet = given.get("contact_sheet", "true").lower()
     if contact_sheet not in SWITCH:
