@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from hydra import initialize_config_dir
@@ -346,3 +347,22 @@ def test_weights_that_cannot_be_had_are_said_before_any_stage(monkeypatch):
         assert missing_weights({"backbone": "resnet50", "pretrained": False}) is None
         assert missing_weights({"backbone": "tf_efficientnet_lite0", "experiment": "toy_benchmark"}) is None
         assert missing_weights({}) is None
+
+
+@pytest.mark.slow
+def test_the_toy_benchmark_measures_what_it_should(tmp_path):
+    """Real beats chance, the null does not, oversampling helps the rare severities, and a leak of people shows."""
+    words = ["study", "study=cnn_benchmark", f"runs_dir={tmp_path}", "num_threads=1", "-m", "seed=0,1,2"]
+    subprocess.run([sys.executable, "-m", "acne_lab.cli", *words], check=True)
+    [folder] = tmp_path.glob("study/*-all-*")
+    results = pd.read_csv(folder / "results.csv").set_index(["arm", "figure"])
+    chance, score = 0.25, "balanced_accuracy"
+    assert results.loc[("real", score), ["low", "people_low"]].min() > chance
+    null = results.loc[("permuted_all", score)]
+    assert null["low"] < chance < null["high"]
+    assert null["people_low"] < chance < null["people_high"]
+    for severity in ("severe", "very_severe"):
+        recall = results["mean"].xs(f"recall.{severity}", level="figure")
+        assert recall["oversampled"] > recall["real"] + 0.1
+    leak = results.loc[("leaked", score), ["difference_low", "difference_people_low"]]
+    assert leak.min() > 0
