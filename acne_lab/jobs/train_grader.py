@@ -33,6 +33,8 @@ def train_grader(config: dict) -> Run:
     if config["init_from"]:
         raise ValueError(f"init_from={config['init_from']}: a grader starts from model.pretrained, leave init_from out")
     check_name(config["model"]["backbone"])
+    if config["model"]["pretrained"] is not True:  # a finished run is found without the hub
+        require_weights(config["model"])
     if config["probe"]:
         check_recipe(config)
     images = images_of(config)
@@ -57,7 +59,7 @@ def train_grader(config: dict) -> Run:
 
 def trained_and_tested(config: dict, images: Images, run: Run) -> Predictions:
     """Train the grader, or its heads alone, resuming where it stopped; open its test; log the figures."""
-    require_weights(config["model"])  # not earlier: a finished run is found without the hub
+    require_weights(config["model"])
     start_job(config)
     model = build(config["model"], classes=images.val.classes)
     data = GraderData(
