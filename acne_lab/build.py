@@ -130,11 +130,18 @@ def check_choices(config_name: str, words: list[str]) -> None:
         known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
         if not known or not re.fullmatch(r"[\w.-]+", name) or name in ("null", *known):
             continue
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        guess = None
         if config_name == "train" and group == "backbone" and _is_timm_model(name):
             guess = f"timm's network of this name is model.backbone={name}, by the recipe of another backbone=. "
-        raise ValueError(f"there is no {group} {name}: {guess}There are {', '.join(known)}")
+        raise ValueError(no_such(group, name, known, guess=guess))
+
+
+def no_such(what: str, name: str, known: Sequence[str], *, guess: str | None = None) -> str:
+    """An error's words: there is none of that name, but the nearest (or what `guess` says) and all others are ..."""
+    if guess is None:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"there is no {what} {name}: {guess}There are {', '.join(known)}"
 
 
 def _is_timm_model(name: str) -> bool:

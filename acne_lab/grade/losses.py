@@ -47,9 +47,8 @@ def focal_loss(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None =
         gamma: >= 0, how much less an image counts that is graded well; 0 is cross-entropy, 2 the paper's choice.
     """
     log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
-    unsure = (1 - log_p.exp()).clamp(
-        min=torch.finfo(logits.dtype).eps
-    )  # the slope of 0^gamma is infinite for gamma < 1
+    # The slope of 0^gamma is infinite for gamma < 1.
+    unsure = (1 - log_p.exp()).clamp(min=torch.finfo(logits.dtype).eps)
     losses = -(unsure**gamma) * log_p
     return _mean(losses, labels, class_weights)
 

@@ -4,12 +4,13 @@
 is a group of the stages' configs, not of the study's, so Hydra would not take the short word.
 """
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+
+from acne_lab.build import no_such
 
 SHORT = ("arm", "backbone", "protocol")  # values of a plan that a command may give without `study.`
 GROUPS = ("backbone", "protocol")  # those of them that name a config
@@ -64,11 +65,8 @@ def require_configs(plan: dict) -> None:
 def require_known(what: str, name: str, known: Iterable[str]) -> None:
     """ValueError, with the nearest names, if `name` is none of the known ones."""
     known = list(known)
-    if name in known:
-        return
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    guess = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"there is no {what} {name}: {guess}There are {', '.join(known)}")
+    if name not in known:
+        raise ValueError(no_such(what, str(name), known))
 
 
 def with_needs(stages: dict, wanted: Sequence[str], needs: dict[str, set[str]]) -> dict:

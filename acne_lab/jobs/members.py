@@ -1,35 +1,17 @@
-"""The members of a swept study as one: their arms, backbones and seeds side by side on one page.
+"""The members of a swept study as one study: their arms, backbones and seeds side by side.
 
 `acne-lab study study=cnn_benchmark -m backbone=a,b arm=real,edited seed=range(5)` runs twenty studies of one grader
-each, which share their data, GANs and edits. After the last they are written together, and nothing that an earlier
-command has tried: `runs/study/<name>-all-<key>`. Members on other tables, of other sizes or protocols have another key,
-and so a page of their own. `acne-lab report study=cnn_benchmark` writes that folder anew from all members that are
-finished, whichever command has run them, as far as their seeds can be compared.
+each, which share their data, GANs and edits. Members on other tables, of other sizes or protocols have another key, and
+so a page of their own (`sweep_page`).
 """
 
 import hashlib
 import json
-import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
-import yaml
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
-
-from acne_lab.build import run_logger
-from acne_lab.jobs.study_figures import arm_figures, numbers
-from acne_lab.report.collect import read_study
-from acne_lab.report.page import write_report
-from acne_lab.report.parts import counted
-from acne_lab.report.reading import summary_lines
-from acne_lab.runs import Run, write_text
-from acne_lab.tracking import log_and_finish
+from acne_lab.runs import Run
 
 # Of a plan, what members on one page may differ in.
 VARIED = ("arm", "arms", "backbone", "baseline", "by_name", "seeds", "stages")
@@ -68,7 +50,7 @@ def sweep_of(plan: dict, images: str) -> dict:
 
 def newest_sweep(name: str, runs_dir: Path) -> str | None:
     """The key of the members of that study of which one was asked for last; None: no member is finished."""
-    stories = _stories(runs_dir).values()
+    stories = stories_of(runs_dir).values()
     keys = [story["sweep"]["key"] for story in stories if story["name"] == name and "sweep" in story]
     return keys[-1] if keys else None
 
@@ -120,9 +102,9 @@ def merged(key: str, runs_dir: Path, *, members: Collection[str] | None = None) 
     Raises:
         ValueError: no two arms have a seed in common.
     """
-    stories = [story for folder, story in _stories(runs_dir).items() if members is None or folder in members]
+    stories = [story for folder, story in stories_of(runs_dir).items() if members is None or folder in members]
     stories = [story for story in stories if story.get("sweep", {}).get("key") == key]
-    all_graders = [grader for story in stories for grader in _graders(story)]
+    all_graders = [grader for story in stories for grader in graders_of(story)]
     graders = {(grader.backbone, grader.arm, grader.seed): grader for grader in all_graders}.values()
     removed = [grader for grader in graders if not Run(runs_dir / grader.run).done]
     seeds: dict[str, set[int]] = {}
@@ -160,7 +142,7 @@ def merged(key: str, runs_dir: Path, *, members: Collection[str] | None = None) 
     }
 
 
-def _graders(story: dict) -> Iterator[Grader]:
+def graders_of(story: dict) -> Iterator[Grader]:
     """The graders of a member's arms."""
     for arm, names in story["arms"].items():
         seeds = story["seeds"] if len(story["seeds"]) == len(names) else [story["seed"]]
@@ -175,11 +157,11 @@ def _stages(
 
     Graders that are not kept are not among them, nor is a stage whose command names the run of one.
     """
-    others = {grader.run for story in stories for grader in _graders(story)} - kept
+    others = {grader.run for story in stories for grader in graders_of(story)} - kept
     entries = [
         (story["sweep"]["backbone"], stage, entry)
         for story in stories
-        if any(grader.run in kept for grader in _graders(story))
+        if any(grader.run in kept for grader in graders_of(story))
         for stage, entry in story["stages"].items()
         if not any(run == entry["run"] or run in entry["command"] for run in others)
     ]
@@ -196,80 +178,7 @@ def _stages(
     return stages, names
 
 
-def write_merged(
-    key: str, runs_dir: Path, *, members: Collection[str] | None = None, logger: dict | None = None
-) -> Path:
-    """Write the folder of the finished members with this key, and its page; return the folder. Args: `merged`."""
-    story = merged(key, runs_dir, members=members)
-    if left_out := [stage for stage in story["left_out"] if stage not in story["removed"]]:
-        seeds = ", ".join(map(str, story["seeds"]))
-        print(
-            f"left out, for all arms need the same seeds, here {seeds}: {', '.join(left_out)}. Run the seeds that an "
-            "arm lacks to have it on the page",
-            file=sys.stderr,
-        )
-    if story["removed"]:
-        gone = ", ".join(story["removed"])
-        print(f"left out, for their runs are gone: {gone}. Repeat the command that made them", file=sys.stderr)
-    run = Run(runs_dir / "study" / f"{story['name']}-all-{key}")
-    run.path.mkdir(parents=True, exist_ok=True)
-    config = {"name": f"{story['name']}-all", "runs_dir": str(runs_dir), "logger": logger, "members": story["members"]}
-    write_text(run.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    run.write_metrics({"arms": {}})  # those of the page before may be of other seeds
-    write_text(run.path / "study.json", json.dumps(story, indent=2) + "\n")
-    figures = arm_figures(read_study(run.path, runs_dir))
-    run.write_metrics({"arms": figures})
-    write_report(run.path, runs_dir)
-    seconds = sum(stage["seconds"] or 0 for stage in story["stages"].values())
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    write_text(run.path / "DONE", json.dumps({"finished": finished, "seconds": round(seconds, 1)}) + "\n")
-    log_and_finish(run_logger(config, run), numbers(figures))
-    return run.path
-
-
-class MergedPage(Callback):
-    """Hydra's callback that writes the page of a sweep's members after the last, one for each of their keys."""
-
-    def __init__(self) -> None:
-        self.notes: Path | None = None  # a folder with the names of this sweep's members; None: no sweep
-
-    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        # On disk: a launcher may run the members in other processes, each of which has a copy of this object.
-        self.notes = Path(config.runs_dir).resolve() / "study" / ".sweeps" / uuid4().hex
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
-        if self.notes is None or job_return.status is not JobStatus.COMPLETED or job_return.return_value is None:
-            return
-        self.notes.mkdir(parents=True, exist_ok=True)
-        (self.notes / job_return.return_value.name).touch()
-
-    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
-        members = [path.name for path in self.notes.glob("*")]
-        shutil.rmtree(self.notes, ignore_errors=True)
-        runs_dir = Path(config.runs_dir).resolve()
-        stories = {folder: story for folder, story in _stories(runs_dir).items() if "sweep" in story}
-        failed = False
-        for key in dict.fromkeys(story["sweep"]["key"] for folder, story in stories.items() if folder in members):
-            try:
-                logger = OmegaConf.to_container(config.logger, resolve=True) if config.logger else None
-                folder = write_merged(key, runs_dir, members=members, logger=logger)
-            except (ValueError, OSError) as error:  # the members are done, and stay
-                print(f"error: {error}", file=sys.stderr)
-                failed = True
-                continue
-            study = read_study(folder, runs_dir)
-            earlier = [s for name, s in stories.items() if s["sweep"]["key"] == key and name not in members]
-            more = {grader.run for story in earlier for grader in _graders(story)} - {each.run for each in study.stages}
-            lines = summary_lines(study)
-            if more:
-                graders = counted(len(more), "grader")
-                lines.append(f"not on it: {graders} of earlier commands; acne-lab report study={study.name} takes all")
-            print("\n".join([*lines, f"all members: {folder / 'report.html'}"]), flush=True)
-        if failed:
-            sys.exit(2)
-
-
-def _stories(runs_dir: Path) -> dict[str, dict]:
+def stories_of(runs_dir: Path) -> dict[str, dict]:
     """Folder -> study.json of all studies, those that were asked for last at the end."""
     files = sorted(runs_dir.glob("study/*/study.json"), key=lambda path: path.stat().st_mtime)
     return {path.parent.name: json.loads(path.read_text()) for path in files}

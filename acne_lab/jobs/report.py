@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from acne_lab.data.table import ImageTable
+from acne_lab.jobs.members import newest_sweep
 from acne_lab.runs import find_table
 
 SWITCH = {"true": True, "false": False}
@@ -28,16 +29,16 @@ def newest_study(name: str, runs_dir: Path) -> Path:
 
 def study_page(given: dict[str, str]) -> Path:
     """Write report.html and report.md of `study=NAME or FOLDER`; of a swept study's name: of all members."""
-    # Seconds of imports, which --help and wrong words do not wait for.
-    from acne_lab.jobs.members import newest_sweep, write_merged
-    from acne_lab.report.page import write_report
-
     runs_dir = Path(given.get("runs_dir", "runs")).resolve()
     path = Path(given["study"])
-    if (key := newest_sweep(given["study"], runs_dir)) is not None:
-        return write_merged(key, runs_dir) / "report.html"
-    folder = path.resolve() if (path / "study.json").exists() else newest_study(given["study"], runs_dir)
-    return write_report(folder, runs_dir)
+    is_folder = (path / "study.json").exists()
+    key = None if is_folder else newest_sweep(given["study"], runs_dir)
+    folder = path.resolve() if is_folder else newest_study(given["study"], runs_dir)
+    # Seconds of imports, which --help and wrong names do not wait for.
+    from acne_lab.jobs.sweep_page import write_merged
+    from acne_lab.report.page import write_report
+
+    return write_report(folder, runs_dir) if key is None else write_merged(key, runs_dir) / "report.html"
 
 
 def data_page(given: dict[str, str]) -> Path:

@@ -101,7 +101,7 @@ def subject_bootstrap(
     num = len(people)
     totals = [totals_by_person(run, people) for run in runs]
     point = _mean_figures([each.weighed(np.ones(num)) for each in totals])
-    weights = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(float)
+    weights = _resampled_people(num, num_resamples, seed=seed)
     resampled = _mean_figures([each.weighed(weights) for each in totals])
     return {
         name: _interval(resampled[name], confidence, num, _why_none(name, totals))
@@ -188,7 +188,7 @@ def paired_bootstrap(
         ValueError: as `permutation_test`.
     """
     of_a, of_b, _, num = _paired(a, b, grades_only=grades_only)
-    weights = np.random.default_rng(seed).multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(float)
+    weights = _resampled_people(num, num_resamples, seed=seed)
     mine, theirs = (_mean_figures([each.weighed(weights) for each in totals]) for totals in (of_a, of_b))
     differences = {name: mine[name] - theirs[name] for name in mine}
     return {
@@ -254,6 +254,12 @@ def figures_with_intervals(predictions: Predictions, *, seed: int = 0) -> dict:
             for name, each in found.items()
         },
     }
+
+
+def _resampled_people(num: int, num_resamples: int, *, seed: int) -> np.ndarray:
+    """How often each of `num` people is drawn, [num_resamples, num]; as many draws as people, with replacement."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(num, np.full(num, 1 / num), size=num_resamples).astype(float)
 
 
 def _mean_figures(totals: Sequence[Totals]) -> dict[str, np.ndarray]:

@@ -252,8 +252,7 @@ def _facts(table: ImageTable, run_dir: Path, contact_sheet: bool) -> dict:
         "notes": table.report.get("notes", []),
         "rest": _rest(table.report),
         "classes": table.classes,
-        "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(table.classes))],
-        "palette": plots.PALETTE,
+        **plots.look(len(table.classes)),
     }
 
 

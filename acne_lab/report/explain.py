@@ -83,8 +83,7 @@ def write_explanation(folder: Path, metrics: dict, shown: Sequence[Shown]) -> Pa
         "blocks": blocks,
         "titles": TITLES,
         "classes": metrics["classes"],
-        "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(metrics["classes"]))],
-        "palette": plots.PALETTE,
+        **plots.look(len(metrics["classes"])),
     }
     replace_text(folder / "report.html", html_templates().get_template("explain.html.j2").render(facts))
     return folder / "report.html"

@@ -104,8 +104,7 @@ def _facts(study: Study, runs_dir: Path) -> dict:
         "further": _further(study),
         "repeats": {name: arm.stages[0] for arm in study.arms for name in arm.stages[1:]},
         "environment": _environment(study, runs_dir),
-        "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(study.classes))],
-        "palette": plots.PALETTE,
+        **plots.look(len(study.classes)),
     }
 
 

@@ -39,6 +39,7 @@ INK, MUTED, RULE = (PALETTE[name][0] for name in ("ink", "muted", "rule"))
 SERIES = [light for name, (light, _) in PALETTE.items() if name.startswith("series")]
 RAMP = [light for name, (light, _) in PALETTE.items() if name.startswith("ramp")]
 
+TALLEST = 9  # points, of a marker in a legend
 WIDTH = 9.6  # inches; at the page's 960 px a point is 1.39 px
 STYLE = {
     "font.size": 8.5,
@@ -87,6 +88,11 @@ _GAN_PANELS = (
 def ramp(num_classes: int) -> list[str]:
     """`num_classes` colours from mild to very severe; beyond five classes neighbours share one."""
     return [RAMP[round(index)] for index in np.linspace(0, min(num_classes, len(RAMP)) - 1, num_classes)]
+
+
+def look(num_classes: int) -> dict:
+    """What every page's template needs of colours: the palette, and which of it each severity has, mild first."""
+    return {"palette": PALETTE, "ramp": [f"ramp-{RAMP.index(colour) + 1}" for colour in ramp(num_classes)]}
 
 
 def gan_figure(curves: pd.DataFrame) -> Figure | None:
@@ -426,7 +432,9 @@ def canvas(*, rows: int, columns: int, height: float, width: float = WIDTH) -> t
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.6)
+    legend = figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.6)
+    for line in legend.get_lines():  # what stands over several rows of a figure has one row in the legend
+        line.set_markersize(min(line.get_markersize(), TALLEST))
 
 
 def dot_if_single(points: pd.DataFrame) -> dict:

@@ -133,8 +133,7 @@ def write_realism_report(
         "shown": {name: [_on_page(triple) for triple in triples] for name, triples in shown.items()},
         "titles": TITLES,
         "classes": metrics["classes"],
-        "ramp": [f"ramp-{plots.RAMP.index(colour) + 1}" for colour in plots.ramp(len(metrics["classes"]))],
-        "palette": plots.PALETTE,
+        **plots.look(len(metrics["classes"])),
     }
     replace_text(folder / "report.html", html_templates().get_template("realism.html.j2").render(facts))
     return folder / "report.html"

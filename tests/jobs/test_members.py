@@ -9,7 +9,8 @@ from fake_study import StudyWriter
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from acne_lab.jobs.members import MergedPage, merged, newest_sweep, shared_seeds, sweep_of
+from acne_lab.jobs.members import merged, newest_sweep, shared_seeds, sweep_of
+from acne_lab.jobs.sweep_page import MergedPage
 from acne_lab.report.collect import read_study
 
 PLAN = {
