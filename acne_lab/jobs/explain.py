@@ -49,7 +49,7 @@ def explain(config: dict) -> Run:
         photos = prepared_photographs(grader, table, of, config)
         side = seen_by_backbone(grader, photos.batch(slice(1), grader)).shape[-1]
         stage = stage_of(grader.backbone, side) if config["backbone_stage"] is None else config["backbone_stage"]
-        decision = Decision(**of.metrics.get("decision", {}))
+        decision = Decision(**of.metrics["decision"])
         about = {"stage": stage, "batch_size": config["batch_size"], "decision": decision}
         probabilities, maps = explained(grader, photos, **about, what="grader")
         random = []

@@ -7,7 +7,7 @@ one for each of the study's `seeds`; an arm that names `x_{seed}` holds all of t
 the arms' means. Stages that are done are reused, also those of other studies and of other sweep members.
 
 A study whose plan has an `arm` runs the arms asked for, and what they need. It may be swept over arms, backbones,
-protocols and seeds (`-m backbone=a,b arm=real,edited seed=range(5)`): `members` then writes the page of all of them.
+protocols and seeds (`-m backbone=a,b arm=real,edited seed=range(5)`): `sweep_page` then writes the page of all of them.
 """
 
 import json
@@ -117,9 +117,10 @@ def missing_weights(plan: dict) -> str | None:
     """Why the weights that a plan's graders start from cannot be had, said before hours of GANs; None: they can."""
     if not plan.get("backbone"):
         return None
-    words = [f"{name}={plan[name]}" for name in ("experiment", "backbone", "protocol") if plan.get(name)]
-    words += [f"model.pretrained={plan['pretrained']}"] if plan.get("pretrained") not in (None, "") else []
-    model = compose("train", overrides=words if plan.get("experiment") else ["experiment=grader", *words]).model
+    given = {"experiment": plan.get("experiment", "grader"), "backbone": plan["backbone"]}
+    given |= {"protocol": plan.get("protocol"), "model.pretrained": plan.get("pretrained")}
+    words = [f"{name}={value}" for name, value in given.items() if value not in (None, "")]
+    model = compose("train", overrides=words).model
     try:
         require_weights({"backbone": model.backbone, "pretrained": model.pretrained})
     except ValueError as error:

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from acne_lab.metrics.statistics import LEAST_PEOPLE
 from acne_lab.metrics.two_sample import Resampled, ratio_by_subject
 
 SIDE = 128  # cells of the grid on which attribution and lesions are compared
 FINE = 4  # per cell and axis, for the share of it that lesions cover
-LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
 DILATION = 1.5  # a lesion's box with the rim around it, in widths of the box
 
 

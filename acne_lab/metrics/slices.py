@@ -13,13 +13,12 @@ import pandas as pd
 
 from acne_lab.metrics.grading import grading_report
 from acne_lab.metrics.predictions import Predictions
-from acne_lab.metrics.statistics import NUM_RESAMPLES, subject_bootstrap
+from acne_lab.metrics.statistics import LEAST_PEOPLE, NUM_RESAMPLES, subject_bootstrap
 
 SLICES = ("skin_tone", "camera", "photo_size", "source", "face_found", "lesion_size")  # columns of `data/slices.py`
 IN_TERCILES = {"lesion_size": ("small", "medium", "large")}
 LEAST_SHARE = 0.02  # of the images; rarer values are put together
 OTHERS = "other"
-LEAST_PEOPLE = 8  # an interval over fewer is a matter of luck itself
 FIGURES = ("balanced_accuracy", "accuracy", "mae_grade")
 
 

@@ -21,6 +21,7 @@ from acne_lab.metrics.totals import Totals, totals_by_person
 NUM_RESAMPLES = 2000
 NUM_PERMUTATIONS = 10_000
 MOST_SEEDS = 100_000  # more than anyone trains
+LEAST_PEOPLE = 8  # of a group: an interval over fewer is a matter of luck itself
 ROUNDING = 1e-9  # differences that only rounding has made
 
 
